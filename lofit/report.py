@@ -1,0 +1,141 @@
+"""The table over all cells: means, intervals, and how they are written down."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lofit.selection import RankedHead
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one method on one task, over all seeds."""
+
+    task: str
+
+    method: str
+
+    metric: str
+
+    score: float
+
+    low: float
+    """Lower end of the 95 % interval."""
+
+    high: float
+
+    gain: float | None
+    """Score minus that of `base`, on the same questions; None for `base` itself and where it was not run."""
+
+    gain_low: float | None
+
+    gain_high: float | None
+
+    trained_parameters: int
+
+    heads: str
+    """The selected heads of each seed as layer.head, best first."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one (task, seed, method) brings to the table."""
+
+    scores: dict[str, np.ndarray]
+    """By metric, one number per record."""
+
+    heads: list[RankedHead]
+
+    trained_parameters: int
+
+
+def read_scores(file: Path) -> dict[str, np.ndarray]:
+    """Score table of one cell: one number per record, by metric."""
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def interval(scores: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of `scores`, seeds x records, by the percentile bootstrap.
+
+    Records are drawn anew for each resample, the same ones for every seed; where there are several seeds, seeds too.
+    """
+    seeds, records = scores.shape
+    generator = np.random.default_rng(0)
+    picked = generator.integers(records, size=(RESAMPLES, records))
+    drawn = generator.integers(seeds, size=(RESAMPLES, seeds))
+    means = [scores[who].mean(axis=0)[which].mean() for who, which in zip(drawn, picked, strict=True)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def rows_of_task(task: str, cells: dict[str, Sequence[Cell]], *, baseline: str = "base") -> list[Row]:
+    """One row per metric and method of a task; `cells` holds, by method, a cell for each seed."""
+    rows = []
+    for metric in next(iter(cells.values()))[0].scores:
+        scores = {method: np.stack([cell.scores[metric] for cell in seeds]) for method, seeds in cells.items()}
+        for method, seeds in cells.items():
+            low, high = interval(scores[method])
+            gain = gain_low = gain_high = None
+            if method != baseline and baseline in scores:
+                difference = scores[method] - scores[baseline]
+                gain = float(difference.mean())
+                gain_low, gain_high = interval(difference)
+            rows.append(
+                Row(
+                    task=task,
+                    method=method,
+                    metric=metric,
+                    score=float(scores[method].mean()),
+                    low=low,
+                    high=high,
+                    gain=gain,
+                    gain_low=gain_low,
+                    gain_high=gain_high,
+                    trained_parameters=seeds[0].trained_parameters,
+                    heads="; ".join(" ".join(f"{head.layer}.{head.head}" for head in cell.heads) for cell in seeds),
+                )
+            )
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as an aligned Markdown table, which reads as well in a terminal."""
+    header = ("task", "method", "metric", "score", "95 % interval", "gain over base", "parameters", "heads")
+    lines = [
+        (
+            row.task,
+            row.method,
+            row.metric,
+            f"{row.score:.3f}",
+            f"[{row.low:.3f}, {row.high:.3f}]",
+            "" if row.gain is None else f"{row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]",
+            str(row.trained_parameters),
+            row.heads,
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    table = [header, tuple("-" * width for width in widths), *lines]
+    return "\n".join(
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + " |" for line in table
+    )
+
+
+def to_csv(rows: Sequence[Row]) -> list[list[str]]:
+    """Header and rows, with a `cell` column that names task, metric and method, for `dvc plots`."""
+    names = [field.name for field in fields(Row)]
+    table = [["cell", *names]]
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        cells = [
+            f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value) for value in values
+        ]
+        table.append([f"{row.task} {row.metric} {row.method}", *cells])
+    return table

@@ -1,0 +1,201 @@
+"""Scores of a model on records: multiple choice by log-probabilities, exact match by greedy generation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.completions import Encoded, collate, encode, longest_first, padding_id
+from lofit.files import write_whole
+from lofit.objectives import completion_logprobs
+from lofit.tasks.record import Judgement, Record
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model made of one record: its scores by metric name, and what they rest on."""
+
+    id: str
+
+    scores: dict[str, float]
+
+    evidence: dict
+
+    def to_json(self) -> dict:
+        scores = {name: round(value, 6) for name, value in self.scores.items()}
+        return {"id": self.id, **scores, **self.evidence}
+
+
+@torch.no_grad()
+def score_completions(
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    *,
+    pad_id: int,
+    batch_size: int,
+    progress: str | None = None,
+) -> list[float]:
+    """Log-probability of each row's completion given its prompt, in nats, summed over tokens (not averaged).
+
+    `progress` names the progress bar; without it there is none.
+    """
+    scores = [0.0] * len(rows)
+    with tqdm(total=len(rows), desc=progress, unit="answer", disable=progress is None) as bar:
+        for indices in longest_first([len(row.ids) for row in rows], batch_size=batch_size):
+            batch = collate([rows[i] for i in indices], pad_id=pad_id, device=model.device)
+            labels = batch.pop("labels")
+            for i, score in zip(indices, completion_logprobs(model(**batch).logits, labels).tolist(), strict=True):
+                scores[i] = score
+            bar.update(len(indices))
+    return scores
+
+
+def multiple_choice(correct: Sequence[float], incorrect: Sequence[float]) -> dict[str, float]:
+    """MC1, MC2 and MC3 of one question from the log-probabilities of its answers, the best answer first.
+
+    MC1: the best answer beats every false one, strictly. MC2: the share of probability on true answers. MC3: the
+    share of true answers that beat every false one (Lin et al. 2022, as computed by the published LoFiT code).
+    """
+    # Subtracting the largest keeps exp() in range and leaves the share as it is.
+    largest = max(*correct, *incorrect)
+    true = torch.tensor(correct, dtype=torch.float64).sub(largest).exp().sum().item()
+    false = torch.tensor(incorrect, dtype=torch.float64).sub(largest).exp().sum().item()
+    best_false = max(incorrect)
+    return {
+        "mc1": float(correct[0] > best_false),
+        "mc2": true / (true + false),
+        "mc3": sum(score > best_false for score in correct) / len(correct),
+    }
+
+
+def predict(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    judgement: Judgement,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[Prediction]:
+    """Score `model`, as it is, on every record by the task's metric."""
+    if judgement.metric == "multiple_choice":
+        return predict_choices(model, tokenizer, records, batch_size=batch_size)
+    return predict_text(model, tokenizer, records, judgement, batch_size=batch_size, max_new_tokens=max_new_tokens)
+
+
+def predict_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    *,
+    batch_size: int,
+) -> list[Prediction]:
+    """Score every answer of every record."""
+    rows = [
+        encode(tokenizer, record.prompt, answer, end=False)
+        for record in records
+        for answer in (*record.correct, *record.incorrect)
+    ]
+    scores = iter(
+        score_completions(model, rows, pad_id=padding_id(tokenizer), batch_size=batch_size, progress="Scoring")
+    )
+    predictions = []
+    for record in records:
+        correct = [next(scores) for _ in record.correct]
+        incorrect = [next(scores) for _ in record.incorrect]
+        evidence = {"correct": rounded(correct), "incorrect": rounded(incorrect)}
+        predictions.append(Prediction(record.id, multiple_choice(correct, incorrect), evidence))
+    return predictions
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy continuation of each prompt, without special tokens."""
+    pad_id = padding_id(tokenizer)
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    texts = [""] * len(prompts)
+    with tqdm(total=len(prompts), desc="Generating", unit="prompt") as bar:
+        for indices in longest_first([len(ids) for ids in encoded], batch_size=batch_size):
+            length = max(len(encoded[i]) for i in indices)
+            # Left padding: generation continues every row at the same position.
+            ids = torch.tensor([[pad_id] * (length - len(encoded[i])) + encoded[i] for i in indices])
+            mask = torch.tensor([[0] * (length - len(encoded[i])) + [1] * len(encoded[i]) for i in indices])
+            output = model.generate(  # type: ignore[operator]
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=pad_id,
+            )
+            continuations = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+            for i, text in zip(indices, continuations, strict=True):
+                texts[i] = text
+            bar.update(len(indices))
+    return texts
+
+
+def exact_match(text: str, record: Record, judgement: Judgement) -> tuple[str, bool]:
+    """The prediction cut out of generated `text`, and whether it equals the target or an alias, whatever the case."""
+
+    def trimmed(text: str) -> str:
+        return text.strip() if judgement.strip else text
+
+    prediction = trimmed(text)
+    for stop in judgement.stops:
+        prediction = trimmed(prediction.split(stop)[0])
+    wanted = {trimmed(target).lower() for target in (record.completion, *record.aliases)}
+    return prediction, prediction.lower() in wanted
+
+
+def predict_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    judgement: Judgement,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[Prediction]:
+    """Let the model answer every record in its own words."""
+    texts = generate(
+        model,
+        tokenizer,
+        [record.prompt for record in records],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    predictions = []
+    for record, text in zip(records, texts, strict=True):
+        prediction, match = exact_match(text, record, judgement)
+        evidence = {"prediction": prediction, "target": record.completion.strip(), "generated": text}
+        predictions.append(Prediction(record.id, {"exact_match": float(match)}, evidence))
+    return predictions
+
+
+def table(predictions: Sequence[Prediction], judgement: Judgement) -> dict[str, list[float]]:
+    """Scores by metric, one number per record; the metric's name says by which protocol it was measured."""
+    return {
+        f"{name}_{judgement.protocol}": [prediction.scores[name] for prediction in predictions]
+        for name in predictions[0].scores
+    }
+
+
+def write_scores(file: Path, scores: dict[str, list[float]]) -> None:
+    """Save a score table as CSV: a column per metric, a row per record."""
+    rows = (",".join(f"{value:.6g}" for value in row) for row in zip(*scores.values(), strict=True))
+    write_whole(file, "\n".join([",".join(scores), *rows]) + "\n")
+
+
+def rounded(values: Sequence[float], digits: int = 6) -> list[float]:
+    return [round(value, digits) for value in values]

@@ -1,0 +1,179 @@
+"""The training loop of both steps: a few vectors are trained, the model stays as it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+
+from lofit.adapter import HeadAdapter
+from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from lofit.completions import Encoded, collate, encode, padding_id
+from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
+from lofit.scoring import score_completions
+from lofit.tasks.record import Judgement, Record
+
+INIT_STD = 0.001
+"""Standard deviation of fresh vectors (LoFiT appendix D.1)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run of `train`, beside its examples."""
+
+    lr: float
+
+    epochs: int
+
+    batch_size: int
+
+    seed: int
+
+    l1: float = 0.0
+    """Weight of the L1 penalty on the scales."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A record as tokens. A preference pair carries its completions' log-probabilities under the untouched base."""
+
+    chosen: Encoded
+
+    rejected: Encoded | None = None
+
+    reference: tuple[float, float] | None = None
+
+
+def fresh_vectors(rows: int, head_dim: int, *, seed: int) -> Tensor:
+    """rows x head_dim numbers drawn from N(0, 0.001)."""
+    return INIT_STD * torch.randn(rows, head_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def prepare(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    judgement: Judgement,
+    *,
+    max_length: int,
+    batch_size: int,
+) -> list[Example]:
+    """Tokenise records for training; `model` must have nothing attached.
+
+    DPO's reference is the base model itself. (The published code takes it after the vectors' noisy initialisation.)
+    """
+
+    def encoded(texts: Sequence[str]) -> list[Encoded]:
+        return [
+            encode(tokenizer, record.prompt, text, end=True, max_length=max_length)
+            for record, text in zip(records, texts, strict=True)
+        ]
+
+    chosen = encoded([record.completion for record in records])
+    if judgement.objective == "cross_entropy":
+        return [Example(row) for row in chosen]
+    rejected = encoded([record.rejected or "" for record in records])
+    pad_id = padding_id(tokenizer)
+    scores = score_completions(model, chosen + rejected, pad_id=pad_id, batch_size=batch_size, progress="Reference")
+    references = zip(scores[: len(chosen)], scores[len(chosen) :], strict=True)
+    return [Example(*row) for row in zip(chosen, rejected, references, strict=True)]
+
+
+def task_loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, beta: float) -> Tensor:
+    """The task's own loss on a batch: DPO for preference pairs, else cross-entropy on the completions."""
+    if examples[0].rejected is None:
+        batch = collate([example.chosen for example in examples], pad_id=pad_id, device=model.device)
+        labels = batch.pop("labels")
+        return completion_cross_entropy(model(**batch).logits, labels)
+    rows = [example.chosen for example in examples]
+    rows += [example.rejected for example in examples if example.rejected is not None]
+    batch = collate(rows, pad_id=pad_id, device=model.device)
+    labels = batch.pop("labels")
+    chosen, rejected = completion_logprobs(model(**batch).logits, labels).chunk(2)
+    references = torch.tensor([example.reference for example in examples], device=model.device).T
+    return dpo_loss(chosen, rejected, *references, beta=beta)
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch, a function of seed and epoch alone, so that a resumed run meets the same batches."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def train(
+    model: PreTrainedModel,
+    adapter: HeadAdapter,
+    examples: Sequence[Example],
+    settings: Settings,
+    *,
+    pad_id: int,
+    beta: float,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint,
+    description: str,
+    on_step: Callable[[dict], None] = lambda row: None,
+) -> list[dict]:
+    """Train the vectors of `adapter` in place; returns one row per step: step, epoch, loss, penalty, lr.
+
+    AdamW without weight decay, linear decay to zero without warm-up, gradients clipped to norm 1 (LoFiT appendix C.1;
+    weight decay as in the published code). `loss` is the task's own, `penalty` the L1 term added to it.
+    """
+    vectors = list(adapter.parameters())
+    optimizer = torch.optim.AdamW([{"params": vectors, "initial_lr": settings.lr}], lr=settings.lr, weight_decay=0.0)
+    steps_per_epoch = -(-len(examples) // settings.batch_size)
+    total = settings.epochs * steps_per_epoch
+    history: list[dict] = []
+    done = 0
+    if (unfinished := checkpoint.load()) is not None:
+        done, tensors, history = unfinished
+        adapter.load_state_dict({name: tensors[f"adapter.{name}"] for name in adapter.state_dict()})
+        load_optimizer_tensors(optimizer, tensors)
+        for row in history:
+            on_step(row)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, total, last_epoch=done - 1)
+
+    with adapter.attach(model), tqdm(total=total, initial=done, desc=description, unit="step") as bar:
+        for step in range(done, total):
+            epoch, at = divmod(step, steps_per_epoch)
+            if step == done or at == 0:
+                order = shuffled(len(examples), seed=settings.seed, epoch=epoch)
+            batch = [examples[i] for i in order[at * settings.batch_size : (at + 1) * settings.batch_size]]
+            loss = task_loss(model, batch, pad_id=pad_id, beta=beta)
+            penalty = l1_penalty(adapter.scales, weight=settings.l1)
+            accelerator.backward(loss + penalty.to(loss.device))
+            accelerator.clip_grad_norm_(vectors, 1.0)
+            lr = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            row = {"step": step + 1, "epoch": epoch + 1, "loss": loss.item(), "penalty": penalty.item(), "lr": lr}
+            history.append(row)
+            on_step(row)
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            if checkpoint.due(step + 1):
+                state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
+                checkpoint.save(step + 1, {**state, **optimizer_tensors(optimizer)}, history)
+    return history
+
+
+@torch.no_grad()
+def mean_loss(
+    model: PreTrainedModel,
+    adapter: HeadAdapter,
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    beta: float,
+    batch_size: int,
+) -> float:
+    """The task's loss over held-out examples, without penalty: batch means, weighted by the batches' sizes."""
+    total = 0.0
+    with adapter.attach(model):
+        for first in range(0, len(examples), batch_size):
+            batch = examples[first : first + batch_size]
+            total += task_loss(model, batch, pad_id=pad_id, beta=beta).item() * len(batch)
+    return total / len(examples)

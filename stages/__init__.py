@@ -1,0 +1,1 @@
+"""One short script per DVC stage: read your own block of params.yaml, call `lofit`, write your outs."""

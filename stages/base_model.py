@@ -1,0 +1,33 @@
+"""Stage base_model: resolve the model to an exact revision; train the embedded one where params.yaml says `demo`."""
+
+from lofit import models
+from lofit.files import write_json, write_whole
+from stages import workspace
+
+DEMO_NOTE = "model.name in params.yaml is not demo, so there is no demo model and no generated data.\n"
+
+
+def base_model() -> None:
+    params = workspace.read_params()
+    model, folder = params.model, workspace.DEMO
+    if model.name == "demo":
+        # Only this stage pays for importing it.
+        from lofit import demo
+
+        checkpoint = workspace.open_checkpoint("base_model", model.model_dump())
+        figures = demo.build(folder, world=model.world, checkpoint=checkpoint)
+        base = models.resolve("demo", source=str(folder / "model"), dtype=model.dtype)
+        checkpoint.clear()
+    else:
+        figures = {}
+        write_whole(folder / "data" / "README.txt", DEMO_NOTE)
+        base = models.resolve(model.name, revision=model.revision, dtype=model.dtype)
+    workspace.check_heads(params, base.layout)
+    write_json(workspace.BASE_MODEL, base.to_json())
+    layout = base.layout
+    shape = {"layers": layout.num_layers, "heads": layout.size, "head_dim": layout.head_dim}
+    write_json(workspace.METRICS / "base_model.json", {**shape, **figures})
+
+
+if __name__ == "__main__":
+    workspace.main(base_model)

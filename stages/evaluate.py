@@ -1,0 +1,93 @@
+"""Stage evaluate: score the tuned model, and log the complete MLflow row of the cell."""
+
+import csv
+import subprocess
+from hashlib import md5
+from pathlib import Path
+
+from lofit import config, models, scoring
+from lofit.adapter import WEIGHTS_FILE, HeadAdapter
+from lofit.files import read_json, write_json, write_jsonl
+from lofit.tasks.record import read_judgement, read_records
+from lofit.tracking import CELLS, Tracker, flatten, project_root, track
+from stages import workspace
+
+
+def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
+    params = workspace.read_params()
+    block = params.cell(task, method).evaluate
+    base = workspace.read_base_model(params)
+    where = workspace.place(task, seed, method)
+    with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as run:
+        log_inputs(run, params, base, task, seed, method)
+        records = read_records(workspace.data_folder(task), block.split)
+        judgement = read_judgement(workspace.data_folder(task))
+        adapter = HeadAdapter.from_pretrained(where.artifacts / "adapter")
+        model, tokenizer = models.load(base, device=models.best_device())
+        with adapter.attach(model):
+            predictions = scoring.predict(
+                model,
+                tokenizer,
+                records,
+                judgement,
+                batch_size=block.batch_size,
+                max_new_tokens=block.max_new_tokens,
+            )
+        scores = scoring.table(predictions, judgement)
+        means = {name: round(sum(column) / len(column), 6) for name, column in scores.items()}
+        write_jsonl(where.artifacts / "predictions.jsonl", (prediction.to_json() for prediction in predictions))
+        scoring.write_scores(where.metrics / "scores.csv", scores)
+        write_json(where.metrics / "evaluate.json", {block.split: means})
+        run.metrics({f"{block.split}/{name}": value for name, value in means.items()})
+        log_upstream(run, task, seed, method)
+
+
+def log_inputs(run: Tracker, params: config.Params, base: models.BaseModel, task: str, seed: int, method: str) -> None:
+    """Parameters of every stage that made the cell, and tags that join it to code and data."""
+    blocks = params.cell(task, method).model_dump()
+    if params.methods[method].kind == "base":
+        blocks = {stage: blocks[stage] for stage in ("kind", "fetch_data", "preprocess", "evaluate")}
+    cell = {"task": task, "seed": seed, "method": method, "method.kind": params.methods[method].kind}
+    model = {"model.name": base.name, "model.revision": base.revision, "model.dtype": base.dtype}
+    run.params({**cell, **model, **flatten(blocks)})
+    data = workspace.data_folder(task)
+    commit = subprocess.run(
+        ["git", "-C", project_root(), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    files = [workspace.place(task, seed).artifacts / "scales.safetensors"]
+    files += [workspace.place(task, seed, method).artifacts / "adapter" / WEIGHTS_FILE]
+    files += sorted(data.glob("*.jsonl"))
+    run.tags(
+        {"mlflow.source.git.commit": commit.stdout.strip(), **{f"md5.{file.stem}": checksum(file) for file in files}}
+    )
+
+
+def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
+    """Results of the stages before this one, read from their files: they may have run long ago, or elsewhere."""
+    where, shared = workspace.place(task, seed, method), workspace.place(task, seed)
+    heads = read_json(where.artifacts / "heads.json")
+    for stage, home in (("train_scales", shared), ("tune_bias", where)) if heads else ():
+        figures = read_json(home.metrics / f"{stage}.json")
+        run.metrics({f"{stage}/{name}": value for name, value in figures.items()})
+        with (home.artifacts / f"{stage}.csv").open(newline="") as history:
+            for row in csv.DictReader(history):
+                run.metrics({f"{stage}/loss": float(row["loss"])}, step=int(row["step"]))
+    run.metrics({"trained_parameters": read_json(where.metrics / "tune_bias.json")["trained_parameters"]})
+    run.artifact(where.artifacts / "adapter", "adapter")
+    run.artifact(where.artifacts / "heads.json")
+    run.artifact(where.artifacts / "predictions.jsonl")
+    if heads and run.active:
+        from lofit.figures import heat_maps
+        from lofit.selection import read_norms
+
+        norms = read_norms(shared.metrics / "scale_norms.csv")
+        chosen = [(row["layer"], row["head"]) for row in heads]
+        run.figure(heat_maps([(f"{task}, {method}, seed {seed}", norms, chosen)]), "heads.png")
+
+
+def checksum(file: Path) -> str:
+    return md5(file.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    workspace.main(evaluate)

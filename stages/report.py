@@ -1,0 +1,84 @@
+"""Stage report: one table and two figures over the cells that params.yaml lists."""
+
+import csv
+from io import StringIO
+
+from lofit import figures, report
+from lofit.config import Params
+from lofit.files import read_json, write_whole
+from lofit.selection import read_heads, read_norms
+from stages import workspace
+
+# The metric of a task's first appearance in its score table is the one that the figure shows.
+SUMMARY = """# Results
+
+Model `{model}`, seeds {seeds}, {splits}. Intervals are 95 % bootstrap intervals over questions{over_seeds}; a gain is
+measured against the untouched base model on the same questions. Heads are layer.head, best first.
+
+{table}
+
+![Scores](scores.png)
+
+Norms of the scaling vectors of step 1, by layer and head, for seed {first_seed}; framed: the heads that `{method}`
+tunes.
+
+![Norms of the scales](scale_norms.png)
+"""
+
+
+def read_cell(task: str, seed: int, method: str) -> report.Cell:
+    metrics = workspace.place(task, seed, method).metrics
+    return report.Cell(
+        report.read_scores(metrics / "scores.csv"),
+        read_heads(metrics / "heads.csv"),
+        read_json(metrics / "tune_bias.json")["trained_parameters"],
+    )
+
+
+def render() -> None:
+    params = workspace.read_params()
+    run = params.run
+    rows: list[report.Row] = []
+    for task in run.tasks:
+        cells = {method: [read_cell(task, seed, method) for seed in run.seeds] for method in run.methods}
+        rows += report.rows_of_task(task, cells)
+
+    out = workspace.REPORTS
+    figures.save(figures.score_bars(main_metrics(rows)), out / "scores.png")
+    figures.save(figures.heat_maps([grid(params, task) for task in run.tasks]), out / "scale_norms.png")
+    summary = SUMMARY.format(
+        model=params.model.name,
+        seeds=", ".join(map(str, run.seeds)),
+        splits=", ".join(f"{task}: {params.task(task).evaluate.split} split" for task in run.tasks),
+        over_seeds=" and seeds" if len(run.seeds) > 1 else "",
+        table=report.markdown(rows),
+        first_seed=run.seeds[0],
+        method=framed_method(params),
+    )
+    table = StringIO()
+    csv.writer(table, lineterminator="\n").writerows(report.to_csv(rows))
+    write_whole(out / "summary.csv", table.getvalue())
+    write_whole(out / "summary.md", summary)
+
+
+def main_metrics(rows: list[report.Row]) -> list[report.Row]:
+    """The rows of each task's first metric."""
+    first = {row.task: row.metric for row in reversed(rows)}
+    return [row for row in rows if row.metric == first[row.task]]
+
+
+def framed_method(params: Params) -> str:
+    """The first method that tunes heads; the heat maps frame its choice."""
+    tuning = (method for method in params.run.methods if params.methods[method].kind != "base")
+    return next(tuning, params.run.methods[0])
+
+
+def grid(params: Params, task: str) -> tuple:
+    seed = params.run.seeds[0]
+    norms = read_norms(workspace.place(task, seed).metrics / "scale_norms.csv")
+    heads = read_heads(workspace.place(task, seed, framed_method(params)).metrics / "heads.csv")
+    return task, norms, [(head.layer, head.head) for head in heads]
+
+
+if __name__ == "__main__":
+    workspace.main(render)

@@ -1,0 +1,107 @@
+"""Where the stages keep things, and how each of them starts. The same paths stand in dvc.yaml."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lofit import config
+from lofit.errors import LofitError
+from lofit.files import read_json
+from lofit.tracking import project_root
+
+if TYPE_CHECKING:
+    from lofit.checkpoint import Checkpoint
+    from lofit.heads import HeadLayout
+    from lofit.models import BaseModel
+
+Task = Annotated[str, typer.Option(help="A task of params.yaml.")]
+Seed = Annotated[int, typer.Option(help="Decides initial vectors, order of examples and random heads.")]
+Method = Annotated[str, typer.Option(help="A method of params.yaml.")]
+
+PARAMS = Path("params.yaml")
+ARTIFACTS = Path("artifacts")
+METRICS = Path("metrics")
+REPORTS = Path("reports")
+BASE_MODEL = ARTIFACTS / "base_model.json"
+DEMO = ARTIFACTS / "demo"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of a task, of a (task, seed) or of a whole cell (task, seed, method)."""
+
+    artifacts: Path
+
+    metrics: Path
+
+
+def place(*parts: str | int) -> Place:
+    names = [str(part) for part in parts]
+    return Place(ARTIFACTS.joinpath(*names), METRICS.joinpath(*names))
+
+
+def raw_folder(task: str) -> Path:
+    return ARTIFACTS / task / "raw"
+
+
+def data_folder(task: str) -> Path:
+    return ARTIFACTS / task / "data"
+
+
+def read_params() -> config.Params:
+    return config.load(PARAMS)
+
+
+def read_base_model(params: config.Params) -> "BaseModel":
+    """The resolved base model, once every K in params.yaml is known to fit it."""
+    from lofit.models import BaseModel
+
+    base = BaseModel.from_json(read_json(BASE_MODEL))
+    check_heads(params, base.layout)
+    return base
+
+
+def check_heads(params: config.Params, layout: "HeadLayout") -> None:
+    """Refuse a K beyond the model's heads, in any cell of `run`, before anything is trained.
+
+    Raises:
+        LofitError: one line per key.
+    """
+    size = layout.num_layers * layout.num_heads
+    faults = [
+        f"{PARAMS}: tasks.{task}.select_heads.k for method {method}: met {k}; allowed: 1 to {size}, "
+        f"the heads of {params.model.name}"
+        for task in params.run.tasks
+        for method in params.run.methods
+        if (k := params.cell(task, method).select_heads.k) > size
+    ]
+    if faults:
+        raise LofitError("\n".join(faults))
+
+
+def open_checkpoint(stage: str, *inputs: object) -> "Checkpoint":
+    """The checkpoint of this loop over these inputs; drops those of the same stage over other inputs."""
+    from lofit.checkpoint import Checkpoint, fingerprint
+
+    home = project_root() / "checkpoints" / stage
+    folder = home / fingerprint(*inputs)
+    for stale in home.iterdir() if home.exists() else ():
+        if stale != folder:
+            print(f"{stage}: its inputs have changed; dropping the checkpoint of an unfinished run", file=sys.stderr)
+            shutil.rmtree(stale)
+    return Checkpoint(folder)
+
+
+def main(stage: Callable[..., None]) -> None:
+    """Run a stage as a command whose options are its parameters; a fault is one line and exit status 1."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(stage)
+    try:
+        app()
+    except LofitError as error:
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
