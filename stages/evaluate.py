@@ -1,6 +1,5 @@
 """Stage evaluate: score the tuned model, and log the complete MLflow row of the cell."""
 
-import csv
 import subprocess
 from hashlib import md5
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from lofit import config, models, scoring
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
 from lofit.files import read_json, write_json, write_jsonl
+from lofit.history import read_history
 from lofit.tasks.record import read_judgement, read_records
 from lofit.tracking import CELLS, Tracker, flatten, project_root, track
 from stages import workspace
@@ -69,9 +69,8 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
     for stage, home in (("train_scales", shared), ("tune_bias", where)) if heads else ():
         figures = read_json(home.metrics / f"{stage}.json")
         run.metrics({f"{stage}/{name}": value for name, value in figures.items()})
-        with (home.artifacts / f"{stage}.csv").open(newline="") as history:
-            for row in csv.DictReader(history):
-                run.metrics({f"{stage}/loss": float(row["loss"])}, step=int(row["step"]))
+        for row in read_history(home.artifacts / f"{stage}.csv"):
+            run.metrics({f"{stage}/loss": row["loss"]}, step=int(row["step"]))
     run.metrics({"trained_parameters": read_json(where.metrics / "tune_bias.json")["trained_parameters"]})
     run.artifact(where.artifacts / "adapter", "adapter")
     run.artifact(where.artifacts / "heads.json")

@@ -1,35 +1,41 @@
 """Stage tune_bias: step 2, an offset vector for each selected head; writes the adapter."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
 from lofit.files import read_json, write_json
-from lofit.heads import HeadLayout
-from lofit.training import fresh_vectors
+from lofit.history import write_history
 from stages import workspace
-from stages.vectors import train_vectors, write_history
+
+if TYPE_CHECKING:
+    from lofit.heads import HeadLayout
 
 
 def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
     params = workspace.read_params()
-    settings = params.cell(task, method).tune_bias
     where = workspace.place(task, seed, method)
     heads = [(row["layer"], row["head"]) for row in read_json(where.artifacts / "heads.json")]
     facts = {"base_model": params.model.name, "task": task, "seed": seed, "method": method}
-
-    def make(layout: HeadLayout) -> HeadAdapter:
-        return HeadAdapter(heads, offsets=fresh_vectors(len(heads), layout.head_dim, seed=seed))
 
     def write(adapter: HeadAdapter) -> Path:
         adapter.save_pretrained(where.artifacts / "adapter", **facts)
         return where.artifacts / "adapter" / WEIGHTS_FILE
 
-    if heads:
-        train_vectors("tune_bias", (task, seed, method), settings, make, write)
-    else:
+    if not heads:
         write(HeadAdapter([]))
         write_history(where.artifacts / "tune_bias.csv", [])
         write_json(where.metrics / "tune_bias.json", {"steps": 0, "trained_parameters": 0})
+        return
+
+    # A method without heads has nothing to train and should not wait for transformers to load.
+    from lofit.training import fresh_vectors
+    from stages.vectors import train_vectors
+
+    def make(layout: "HeadLayout") -> HeadAdapter:
+        return HeadAdapter(heads, offsets=fresh_vectors(len(heads), layout.head_dim, seed=seed))
+
+    train_vectors("tune_bias", (task, seed, method), params.cell(task, method).tune_bias, make, write)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """What the two training stages share: the same loop over the same data, for other vectors."""
 
-import csv
 from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import md5
-from io import StringIO
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,8 +10,9 @@ from accelerate import Accelerator
 from lofit import config, models, training
 from lofit.adapter import HeadAdapter
 from lofit.completions import padding_id
-from lofit.files import write_json, write_whole
+from lofit.files import write_json
 from lofit.heads import HeadLayout
+from lofit.history import write_history
 from lofit.tasks.record import read_judgement, read_records
 from lofit.tracking import TRAINING, flatten, track
 from stages import workspace
@@ -90,12 +89,3 @@ def summarise(history: list[dict], adapter: HeadAdapter, val_loss: float) -> dic
         "train_loss": round(sum(last) / len(last), 6),
         "val_loss": round(val_loss, 6),
     }
-
-
-def write_history(file: Path, history: list[dict]) -> None:
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step", "epoch", "loss", "penalty", "lr"))
-    for row in history:
-        writer.writerow((row["step"], row["epoch"], *(f"{row[key]:.6g}" for key in ("loss", "penalty", "lr"))))
-    write_whole(file, text.getvalue())
