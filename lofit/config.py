@@ -198,6 +198,7 @@ def validate(raw: Any, *, name: str = "params.yaml") -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         faults += [describe(fault, Params) for fault in error.errors()]
+    faults += names_in_run(raw)
     if params is not None:
         faults += cross_check(params)
     if faults or params is None:
@@ -205,13 +206,26 @@ def validate(raw: Any, *, name: str = "params.yaml") -> Params:
     return params
 
 
+def names_in_run(raw: Any) -> list[str]:
+    """Tasks and methods in `run` that are defined nowhere; looked for even where other blocks are faulty."""
+    run: Any = raw.get("run") if isinstance(raw, dict) else None
+    faults = []
+    for key in ("tasks", "methods") if isinstance(run, dict) else ():
+        listed, known = run.get(key), raw.get(key)
+        if isinstance(listed, list) and isinstance(known, dict):
+            unknown = [name for name in listed if isinstance(name, str) and name not in known]
+            faults += [f"run.{key}: met {name!r}; allowed: {', '.join(known)}" for name in unknown]
+    return faults
+
+
 def cross_check(params: Params) -> list[str]:
     """Faults that only show when two blocks are read together."""
-    faults = []
-    run = params.run
-    for key, listed, known in (("tasks", run.tasks, params.tasks), ("methods", run.methods, params.methods)):
-        faults += [f"run.{key}: met {name!r}; allowed: {', '.join(known)}" for name in listed if name not in known]
-    for key, values in run:
+    faults = [
+        f"tasks.{name}: met the name {name!r}; allowed: any other, since artifacts/{name} holds something else"
+        for name in ("demo", "tables")
+        if name in params.tasks
+    ]
+    for key, values in params.run:
         twice = dict.fromkeys(value for value in values if values.count(value) > 1)
         faults += [f"run.{key}: met {value!r} twice; allowed: each once" for value in twice]
     for name, task in params.tasks.items():

@@ -12,7 +12,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from lofit.files import write_whole
-from lofit.heads import Head
 from lofit.report import Row
 
 COLOURS = ("#9aa0a6", "#1a73e8", "#e8710a", "#188038", "#a142f4", "#d93025")
@@ -37,7 +36,7 @@ def score_bars(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def heat_maps(grids: Sequence[tuple[str, np.ndarray, Sequence[Head]]]) -> Figure:
+def heat_maps(grids: Sequence[tuple[str, np.ndarray, Sequence[tuple[int, int]]]]) -> Figure:
     """Norms of the scales, layers x heads, side by side; each grid is (title, norms, heads to frame)."""
     layers, heads = grids[0][1].shape
     size = (len(grids) * max(3.2, 0.16 * heads + 1.6), max(2.4, 0.16 * layers + 1.3))
@@ -48,7 +47,7 @@ def heat_maps(grids: Sequence[tuple[str, np.ndarray, Sequence[Head]]]) -> Figure
     return figure
 
 
-def draw_norms(axes: Axes, norms: np.ndarray, chosen: Sequence[Head]) -> ScalarMappable:
+def draw_norms(axes: Axes, norms: np.ndarray, chosen: Sequence[tuple[int, int]]) -> ScalarMappable:
     """Draw one grid of norms with the chosen heads framed; returns what a colour bar needs."""
     for layer, head in chosen:
         axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="#e8710a", linewidth=2))

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from lofit.errors import LofitError
 from lofit.heads import HeadLayout, head_layout
@@ -23,6 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Hub clients announce every retry; the one line that counts is ours.
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+disable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ TRAINING = "lofit-training"
 """Experiment with the live curves of the training stages, joined to the cells by their md5 tags."""
 
 FLUSH_SECONDS = 1.0
+PATIENCE_SECONDS = 3.0
 
 # Columns of the runs table, for the link that `ui_link` gives; MLflow shows none by default.
 VIEW = {
@@ -157,6 +160,8 @@ def _open(experiment: str, name: str, tags: Mapping[str, object]) -> Tracker:
     # MLflow retries for more than a minute before it admits that it cannot write.
     if local and not os.access(root, os.W_OK):
         raise PermissionError(f"{root} is not writable")
+    if os.environ["MLFLOW_TRACKING_URI"].startswith(("http://", "https://")):
+        _knock(os.environ["MLFLOW_TRACKING_URI"])
     from mlflow import MlflowClient
 
     client = MlflowClient()
@@ -179,6 +184,12 @@ def _open(experiment: str, name: str, tags: Mapping[str, object]) -> Tracker:
     }
     run = client.create_run(experiment_id, run_name=name, tags={key: str(value) for key, value in facts.items()})
     return Tracker(client, run.info.run_id)
+
+
+def _knock(server: str) -> None:
+    """Wait a few seconds for any answer at all: a server that hangs would cost each call many times that."""
+    with suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=PATIENCE_SECONDS).close()
 
 
 def _create(client: Any, experiment: str, root: Path | None) -> str:

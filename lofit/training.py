@@ -129,6 +129,7 @@ def train(
     done = 0
     if (unfinished := checkpoint.load()) is not None:
         done, tensors, history = unfinished
+        tqdm.write(f"{description}: resuming at step {done} of {total}")
         adapter.load_state_dict({name: tensors[f"adapter.{name}"] for name in adapter.state_dict()})
         load_optimizer_tensors(optimizer, tensors)
         for row in history:

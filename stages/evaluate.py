@@ -8,6 +8,7 @@ from lofit import config, models, scoring
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
 from lofit.files import read_json, write_json, write_jsonl
 from lofit.history import read_history
+from lofit.selection import read_heads, read_norms
 from lofit.tasks.record import read_judgement, read_records
 from lofit.tracking import CELLS, Tracker, flatten, project_root, track
 from stages import workspace
@@ -36,7 +37,7 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
         scores = scoring.table(predictions, judgement)
         means = {name: round(sum(column) / len(column), 6) for name, column in scores.items()}
         write_jsonl(where.artifacts / "predictions.jsonl", (prediction.to_json() for prediction in predictions))
-        scoring.write_scores(where.metrics / "scores.csv", scores)
+        scoring.write_scores(where.tables / "scores.csv", scores)
         write_json(where.metrics / "evaluate.json", {block.split: means})
         run.metrics({f"{block.split}/{name}": value for name, value in means.items()})
         log_upstream(run, task, seed, method)
@@ -65,7 +66,7 @@ def log_inputs(run: Tracker, params: config.Params, base: models.BaseModel, task
 def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
     """Results of the stages before this one, read from their files: they may have run long ago, or elsewhere."""
     where, shared = workspace.place(task, seed, method), workspace.place(task, seed)
-    heads = read_json(where.artifacts / "heads.json")
+    heads = read_heads(where.tables / "heads.csv")
     for stage, home in (("train_scales", shared), ("tune_bias", where)) if heads else ():
         figures = read_json(home.metrics / f"{stage}.json")
         run.metrics({f"{stage}/{name}": value for name, value in figures.items()})
@@ -73,14 +74,13 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
             run.metrics({f"{stage}/loss": row["loss"]}, step=int(row["step"]))
     run.metrics({"trained_parameters": read_json(where.metrics / "tune_bias.json")["trained_parameters"]})
     run.artifact(where.artifacts / "adapter", "adapter")
-    run.artifact(where.artifacts / "heads.json")
+    run.artifact(where.tables / "heads.csv")
     run.artifact(where.artifacts / "predictions.jsonl")
     if heads and run.active:
         from lofit.figures import heat_maps
-        from lofit.selection import read_norms
 
-        norms = read_norms(shared.metrics / "scale_norms.csv")
-        chosen = [(row["layer"], row["head"]) for row in heads]
+        norms = read_norms(shared.tables / "scale_norms.csv")
+        chosen = [(ranked.layer, ranked.head) for ranked in heads]
         run.figure(heat_maps([(f"{task}, {method}, seed {seed}", norms, chosen)]), "heads.png")
 
 

@@ -9,7 +9,6 @@ from lofit.files import read_json, write_whole
 from lofit.selection import read_heads, read_norms
 from stages import workspace
 
-# The metric of a task's first appearance in its score table is the one that the figure shows.
 SUMMARY = """# Results
 
 Model `{model}`, seeds {seeds}, {splits}. Intervals are 95 % bootstrap intervals over questions{over_seeds}; a gain is
@@ -27,11 +26,11 @@ tunes.
 
 
 def read_cell(task: str, seed: int, method: str) -> report.Cell:
-    metrics = workspace.place(task, seed, method).metrics
+    where = workspace.place(task, seed, method)
     return report.Cell(
-        report.read_scores(metrics / "scores.csv"),
-        read_heads(metrics / "heads.csv"),
-        read_json(metrics / "tune_bias.json")["trained_parameters"],
+        report.read_scores(where.tables / "scores.csv"),
+        read_heads(where.tables / "heads.csv"),
+        read_json(where.metrics / "tune_bias.json")["trained_parameters"],
     )
 
 
@@ -75,8 +74,8 @@ def framed_method(params: Params) -> str:
 
 def grid(params: Params, task: str) -> tuple:
     seed = params.run.seeds[0]
-    norms = read_norms(workspace.place(task, seed).metrics / "scale_norms.csv")
-    heads = read_heads(workspace.place(task, seed, framed_method(params)).metrics / "heads.csv")
+    norms = read_norms(workspace.place(task, seed).tables / "scale_norms.csv")
+    heads = read_heads(workspace.place(task, seed, framed_method(params)).tables / "heads.csv")
     return task, norms, [(head.layer, head.head) for head in heads]
 
 

@@ -1,12 +1,10 @@
 """Stage select_heads: rank the heads of the model and keep the first K."""
 
 import sys
-from dataclasses import asdict
 
 from safetensors.numpy import load_file
 
 from lofit.errors import LofitError
-from lofit.files import write_json
 from lofit.selection import random_heads, scale_norms, silent_heads, top_heads, write_heads
 from stages import workspace
 
@@ -31,8 +29,7 @@ def select_heads(task: workspace.Task, seed: workspace.Seed, method: workspace.M
                 f"lower tasks.{task}.train_scales.l1 or select_heads.k",
                 file=sys.stderr,
             )
-    write_json(where.artifacts / "heads.json", [asdict(head) for head in heads])
-    write_heads(where.metrics / "heads.csv", heads)
+    write_heads(where.tables / "heads.csv", heads)
 
 
 if __name__ == "__main__":

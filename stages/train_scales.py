@@ -23,7 +23,7 @@ def train_scales(task: workspace.Task, seed: workspace.Seed) -> None:
     def write(adapter: HeadAdapter) -> Path:
         heads = 1 + max(head for _, head in adapter.heads)
         scales = adapter.scales.detach().cpu().unflatten(0, (-1, heads))  # layers x heads x head_dim
-        write_norms(where.metrics / "scale_norms.csv", scale_norms(scales.numpy()))
+        write_norms(where.tables / "scale_norms.csv", scale_norms(scales.numpy()))
         file = where.artifacts / "scales.safetensors"
         write_whole(file, save({"scales": scales.contiguous()}))
         return file

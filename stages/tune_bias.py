@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
-from lofit.files import read_json, write_json
+from lofit.files import write_json
 from lofit.history import write_history
+from lofit.selection import read_heads
 from stages import workspace
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
     params = workspace.read_params()
     where = workspace.place(task, seed, method)
-    heads = [(row["layer"], row["head"]) for row in read_json(where.artifacts / "heads.json")]
+    heads = [(ranked.layer, ranked.head) for ranked in read_heads(where.tables / "heads.csv")]
     facts = {"base_model": params.model.name, "task": task, "seed": seed, "method": method}
 
     def write(adapter: HeadAdapter) -> Path:

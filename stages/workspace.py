@@ -1,5 +1,6 @@
 """Where the stages keep things, and how each of them starts. The same paths stand in dvc.yaml."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ Method = Annotated[str, typer.Option(help="A method of params.yaml.")]
 
 PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
+TABLES = ARTIFACTS / "tables"
 METRICS = Path("metrics")
 REPORTS = Path("reports")
 BASE_MODEL = ARTIFACTS / "base_model.json"
@@ -37,12 +39,16 @@ class Place:
 
     artifacts: Path
 
+    tables: Path
+    """What the report reads: small tables, kept apart so that it can depend on all of them at once."""
+
     metrics: Path
+    """Figures that go to git."""
 
 
 def place(*parts: str | int) -> Place:
     names = [str(part) for part in parts]
-    return Place(ARTIFACTS.joinpath(*names), METRICS.joinpath(*names))
+    return Place(ARTIFACTS.joinpath(*names), TABLES.joinpath(*names), METRICS.joinpath(*names))
 
 
 def raw_folder(task: str) -> Path:
@@ -95,6 +101,10 @@ def open_checkpoint(stage: str, *inputs: object) -> "Checkpoint":
             print(f"{stage}: its inputs have changed; dropping the checkpoint of an unfinished run", file=sys.stderr)
             shutil.rmtree(stale)
     return Checkpoint(folder)
+
+
+# matplotlib keeps a cache of fonts, by default in the home folder.
+os.environ.setdefault("MPLCONFIGDIR", str(project_root() / ".cache" / "matplotlib"))
 
 
 def main(stage: Callable[..., None]) -> None:

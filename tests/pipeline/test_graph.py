@@ -1,0 +1,80 @@
+"""dvc.yaml against the code: what a stage imports is what it depends on."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# No dependencies: they start a stage, check its input, log it or read values that DVC tracks by itself.
+NEUTRAL = {
+    "lofit/__init__.py",
+    "lofit/config.py",
+    "lofit/errors.py",
+    "lofit/figures.py",
+    "lofit/tracking.py",
+    "stages/__init__.py",
+    "stages/workspace.py",
+}
+# Read for the MLflow row alone.
+LOGGED = {"evaluate": {"lofit/history.py", "lofit/selection.py"}}
+# What a stage's own product is made of, although it is neutral elsewhere.
+PRODUCT = {"check": {"lofit/config.py"}, "report": {"lofit/figures.py"}}
+
+
+def imports(file: str) -> set[str]:
+    """Project files that `file` imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            path = Path(*name.split("."))
+            candidates = (path.with_suffix(".py"), path / "__init__.py")
+            found |= {str(candidate) for candidate in candidates if (ROOT / candidate).is_file()}
+    return found
+
+
+def needed(stage: str) -> set[str]:
+    product = PRODUCT.get(stage, set())
+    neutral = NEUTRAL - product | LOGGED.get(stage, set())
+    seen: set[str] = set()
+    todo = [f"stages/{stage}.py", *product]
+    while todo:
+        file = todo.pop()
+        if file not in seen and file not in neutral:
+            seen.add(file)
+            todo += imports(file)
+    return seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_a_stage_depends_on_is_listed(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("lofit", "stages"))}
+    missing = {file for file in needed(stage) if not any(file == dep or file.startswith(f"{dep}/") for dep in listed)}
+    assert not missing
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_depends_on_code_it_does_not_use(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("lofit", "stages"))}
+    assert listed <= needed(stage) | {"lofit/demo", "lofit/tasks"}
+
+
+def test_every_path_in_a_command_is_a_module():
+    for stage in STAGES.values():
+        module = stage["cmd"].split()[2]
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("stage", ["check", "fetch_data", "preprocess", "select_heads"])
+def test_cheap_stages_import_neither_torch_nor_mlflow(stage, run_python):
+    modules = run_python(f"import sys, stages.{stage}; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
+    assert modules.strip() == ""

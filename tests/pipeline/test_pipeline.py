@@ -1,0 +1,231 @@
+"""The pipeline as its users drive it: `dvc repro`, an edit of params.yaml, `dvc repro` again."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+CELL = "metrics/truthfulqa/1/lofit/evaluate.json"
+
+
+@pytest.fixture(scope="module")
+def project(make_checkout):
+    checkout = make_checkout("project")
+    checkout.first = checkout.repro()
+    checkout("git", "add", "-A")
+    checkout("git", "commit", "-q", "-m", "first results")
+    return checkout
+
+
+@pytest.fixture
+def edit(project):
+    """Edit params.yaml for one test; afterwards everything is as it was, and the run cache gives the outs back."""
+    file = project.folder / "params.yaml"
+    before = file.read_text()
+    yield project.edit
+    file.write_text(before)
+    again = project.repro()
+    assert not [stage for stage in again if stage.startswith(("train", "tune", "evaluate", "base_model"))]
+
+
+def test_everything_runs_once_and_is_reported(project):
+    assert len(project.first) == len(set(project.first)) == 2 + 2 * (2 + 1 + 3 * 2) + 1
+    summary = (project.folder / "reports/summary.md").read_text()
+    for cell in ("truthfulqa | base", "truthfulqa | lofit", "clutrr     | lofit"):
+        assert cell in summary
+    assert (project.folder / "reports/scores.png").read_bytes().startswith(b"\x89PNG")
+    shown = project("python", "-m", "stages.show")
+    assert "exact_match_clean" in shown
+    assert "workflowType=machine_learning" in shown
+
+
+def test_a_second_repro_runs_nothing(project):
+    assert project.repro() == []
+
+
+def test_a_learning_rate_of_step_2_reruns_step_2_of_its_task(project, edit):
+    edit("tasks.clutrr.tune_bias.lr", 0.02)
+    assert set(project.repro()) == {
+        "check",
+        "tune_bias@clutrr-1-base",
+        "tune_bias@clutrr-1-lofit",
+        "evaluate@clutrr-1-lofit",
+        "report",
+    }
+
+
+def test_k_reruns_selection_onward_and_never_step_1(project, edit):
+    edit("tasks.clutrr.select_heads.k", 4)
+    stages = {stage.split("@")[0] for stage in project.repro()}
+    assert stages == {"check", "select_heads", "tune_bias", "evaluate", "report"}
+    heads = (project.folder / "artifacts/tables/clutrr/1/lofit/heads.csv").read_text().splitlines()
+    assert len(heads) == 1 + 4
+
+
+def test_a_change_that_selects_the_same_heads_stops_there(project, edit):
+    edit("tasks.clutrr.select_heads.draw", 7)
+    assert {stage.split("@")[0] for stage in project.repro()} == {"check", "select_heads"}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("lofit/tracking.py", set()),
+        ("lofit/report.py", {"report"}),
+        ("lofit/tasks/mquake.py", {"preprocess"}),
+        ("lofit/selection.py", {"train_scales", "select_heads", "tune_bias", "report"}),
+        ("stages/evaluate.py", {"evaluate"}),
+    ],
+)
+def test_a_code_change_reruns_what_depends_on_it(project, file, stages):
+    path = project.folder / file
+    before = path.read_text()
+    path.write_text(before + "\n# changed\n")
+    try:
+        output = project("dvc", "status")
+    finally:
+        path.write_text(before)
+    changed = {
+        line.rstrip(":").split("@")[0] for line in output.splitlines() if line[:1].isalpha() and line.endswith(":")
+    }
+    assert changed == stages
+
+
+def test_faulty_params_are_refused_before_anything_runs(project, edit):
+    made = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/*")
+    edit("tasks.clutrr.tune_bias.lr", "1e-3")
+    edit("run.methods", ["base", "lofit", "lofti"])
+    edit("tasks.truthfulqa.evaluate.batch_size", 0)
+    assert project.repro(ok=False) == ["check"]
+    for fault in (
+        "tasks.clutrr.tune_bias.lr: met '1e-3'; allowed: a number",
+        "tasks.truthfulqa.evaluate.batch_size: met 0; allowed: greater than or equal to 1",
+        "run.methods: met 'lofti'; allowed: base, lofit",
+    ):
+        assert fault in project.output
+    assert "Traceback" not in project.output
+    left = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/*")
+    assert {name: left[name] for name in left} == {name: made[name] for name in made if name != "artifacts/checked.txt"}
+
+
+def test_more_heads_than_the_model_has_are_refused_before_a_model_is_loaded(project, edit):
+    edit("tasks.clutrr.select_heads.k", 9)
+    project.repro(ok=False)
+    assert "tasks.clutrr.select_heads.k for method" in project.output
+    assert "met 9; allowed: 1 to 8" in project.output
+    assert "Traceback" not in project.output
+
+
+def test_a_broken_data_file_is_one_line(project, edit):
+    folder = project.folder / "data" / "broken"
+    folder.mkdir()
+    (folder / "train.json").write_text('[{"id": "1", "clean_story": "x"')
+    edit("tasks.clutrr.fetch_data.source", "data/broken")
+    project.repro(ok=False)
+    assert "error: artifacts/clutrr/raw/train.json" in project.output
+    assert "cut short" in project.output
+    assert "Traceback" not in project.output
+    (folder / "train.json").unlink()
+    folder.rmdir()
+
+
+def test_a_tracking_server_that_does_not_answer_costs_a_warning(project, edit):
+    edit("tasks.clutrr.evaluate.batch_size", 3)
+    begun = time.monotonic()
+    stages = project.repro(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "evaluate@clutrr-1-lofit" in stages
+    assert project.output.count("warning: MLflow is not available; the work goes on without tracking") == 2
+    assert time.monotonic() - begun < 120
+
+
+def test_every_cell_has_one_complete_row(project):
+    client, cells, training = experiments(project)
+    rows = {run.info.run_name: run for run in client.search_runs([cells])}
+    assert set(rows) >= {f"{task}/{method}/1" for task in ("truthfulqa", "clutrr") for method in ("base", "lofit")}
+    row = rows["clutrr/lofit/1"]
+    assert row.info.status == "FINISHED"
+    assert row.data.params["tune_bias.lr"] == "0.05"
+    assert row.data.params["model.name"] == "data/tiny_model"
+    for metric in ("test/exact_match_clean", "train_scales/loss", "tune_bias/val_loss", "trained_parameters"):
+        assert metric in row.data.metrics
+    names = {artifact.path for artifact in client.list_artifacts(row.info.run_id)}
+    assert {"adapter", "heads.csv", "heads.png", "predictions.jsonl"} <= names
+    curve = client.get_metric_history(row.info.run_id, "tune_bias/loss")
+    assert len(curve) == row.data.metrics["tune_bias/steps"]
+    made_by = client.search_runs([training], f"tags.md5 = '{row.data.tags['md5.scales']}'")
+    assert [run.info.run_name for run in made_by] == ["train_scales/clutrr/1"]
+
+
+def test_a_row_is_complete_although_step_1_came_from_the_cache(project, edit):
+    edit("tasks.truthfulqa.tune_bias.lr", 0.03)
+    assert "train_scales@truthfulqa-1" not in project.repro()
+    client, cells, _ = experiments(project)
+    row = client.search_runs([cells], "params.`tune_bias.lr` = '0.03'")[0]
+    assert {"train_scales/loss", "train_scales/val_loss", "tune_bias/loss", "test/mc1_clean"} <= set(row.data.metrics)
+
+
+def test_a_killed_stage_resumes_and_ends_with_the_same_bytes(project, edit):
+    edit("tasks.truthfulqa.tune_bias.epochs", 400)
+    outs = "artifacts/truthfulqa/1/lofit/**/*"
+    with subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.env, start_new_session=True) as process:
+        home = project.folder / "checkpoints" / "tune_bias-truthfulqa-1-lofit"
+        wait_for(lambda: list(home.glob("*/state.safetensors")), process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (project.folder / "artifacts/truthfulqa/1/lofit/adapter").exists()
+    stages = project.repro()
+    assert "tune_bias@truthfulqa-1-lofit" in stages
+    assert "resuming" in project.output
+    resumed = project.bytes_of(outs)
+    assert not list(home.iterdir())
+    client, _, training = experiments(project)
+    assert not client.search_runs([training], "attributes.status = 'RUNNING'")
+    assert client.search_runs([training], "attributes.status = 'KILLED'")
+
+    project("dvc", "repro", "-f", "-s", "tune_bias@truthfulqa-1-lofit")
+    assert "resuming" not in project.output.split("evaluate")[-1]
+    assert project.bytes_of(outs) == resumed
+
+
+def test_two_checkouts_give_the_same_bytes(project, make_checkout):
+    other = make_checkout("other")
+    other.repro(LOFIT_TRACKING="off")
+    patterns = ("artifacts/**/*", "metrics/**/*", "reports/*")
+    assert other.bytes_of(*patterns) == project.bytes_of(*patterns)
+    locks = [yaml.safe_load((place.folder / "dvc.lock").read_text()) for place in (project, other)]
+    outs = [{name: stage.get("outs") for name, stage in lock["stages"].items()} for lock in locks]
+    assert outs[0] == outs[1]
+
+
+def test_experiments_run_from_the_command_line_and_from_the_queue(project):
+    project("dvc", "exp", "run", "-n", "higher", "-S", "tasks.clutrr.tune_bias.lr=0.1")
+    assert "higher" in project("dvc", "exp", "show", "--only-changed", "--drop", ".*artifacts.*")
+    assert "0.1" in project("dvc", "params", "diff")
+    project("git", "checkout", "-q", ".")
+    project("dvc", "checkout", "-q")
+    project("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "tasks.clutrr.tune_bias.lr=0.2")
+    project("dvc", "exp", "run", "--run-all")
+    assert "queued" in project("dvc", "exp", "show", "--only-changed", "--drop", ".*artifacts.*")
+    assert project.repro() == []
+
+
+def experiments(project):
+    """MLflow client of a checkout, and the ids of its two experiments."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    ids = [client.get_experiment_by_name(name).experiment_id for name in ("lofit", "lofit-training")]
+    return client, *ids
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "dvc ended before the stage could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,120 @@
+"""Tracking: complete, and never in the way."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lofit import tracking
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A project root with an MLflow store of its own."""
+    root = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        for name in ("MLFLOW_TRACKING_URI", "LOFIT_TRACKING"):
+            patch.delenv(name, raising=False)
+        yield root
+        # `track` fills in what the user has not set; other tests must not meet it.
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            patch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def client(store):
+    with tracking.track(tracking.CELLS, "first", {}):
+        pass
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+
+
+def runs(client, name):
+    experiment = client.get_experiment_by_name(tracking.CELLS).experiment_id
+    return client.search_runs([experiment], f"attributes.run_name = '{name}'")
+
+
+def test_a_run_holds_what_was_logged(store, client, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "config.json").write_text("{}")
+    with tracking.track(tracking.CELLS, "whole", {"task": "t"}) as run:
+        run.params({"lr": 0.1})
+        for step in range(1200):
+            run.metrics({"loss": 1 / 3}, step=step)
+        run.artifact(tmp_path / "adapter", "adapter")
+    (found,) = runs(client, "whole")
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"lr": "0.1"}
+    assert found.data.tags["task"] == "t"
+    assert len(client.get_metric_history(found.info.run_id, "loss")) == 1200
+    assert found.data.metrics["loss"] == 0.333333
+    assert [file.path for file in client.list_artifacts(found.info.run_id, "adapter")] == ["adapter/config.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
+def test_a_run_is_closed_however_the_block_ends(store, client, error, status):
+    with pytest.raises(error), tracking.track(tracking.CELLS, error.__name__, {}):
+        raise error
+    assert [run.info.status for run in runs(client, error.__name__)] == [status]
+
+
+def test_the_run_of_a_killed_process_is_closed_by_the_next(store, client):
+    code = "import os, signal; from lofit import tracking\n"
+    code += "with tracking.track(tracking.CELLS, 'killed', {}): os.kill(os.getpid(), signal.SIGKILL)"
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    assert [run.info.status for run in runs(client, "killed")] == ["RUNNING"]
+    with tracking.track(tracking.CELLS, "next", {}):
+        assert [run.info.status for run in runs(client, "next")] == ["RUNNING"]
+    assert [run.info.status for run in runs(client, "killed")] == ["KILLED"]
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_server_that_does_not_answer_costs_one_warning(store, monkeypatch, capsys, listens):
+    silent = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    if not listens:
+        silent.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    begun = time.monotonic()
+    with tracking.track(tracking.CELLS, "dead", {}) as run:
+        run.metrics({"loss": 1.0})
+        assert not run.active
+    assert capsys.readouterr().err.count("warning:") == 1
+    # MLflow's own patience is four minutes with no server and a quarter of an hour with one that hangs.
+    assert time.monotonic() - begun < 60
+    silent.close()
+
+
+def test_a_store_that_fails_half_way_costs_one_warning(store, capsys):
+    with tracking.track(tracking.CELLS, "half", {}) as run:
+        run._run_id = "gone"
+        run.params({"a": 1})
+        run.params({"b": 1})
+        run.metrics({"loss": 1.0})
+    assert capsys.readouterr().err.count("warning:") == 1
+
+
+def test_tracking_can_be_switched_off(store, client, monkeypatch):
+    monkeypatch.setenv("LOFIT_TRACKING", "off")
+    with tracking.track(tracking.CELLS, "off", {}) as run:
+        run.params({"a": 1})
+    assert runs(client, "off") == []
+
+
+def test_the_link_opens_the_cells_experiment(store, client, monkeypatch, tmp_path):
+    experiment = client.get_experiment_by_name(tracking.CELLS).experiment_id
+    assert f"/#/experiments/{experiment}/runs?workflowType=machine_learning" in tracking.ui_link()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert tracking.ui_link() is None
+
+
+def test_nested_blocks_become_dotted_parameters():
+    assert tracking.flatten({"a": {"b": 1, "c": {"d": None}}, "e": 2}) == {"a.b": 1, "a.c.d": None, "e": 2}
