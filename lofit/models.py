@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -102,6 +103,13 @@ def load(base: BaseModel, *, device: torch.device | str) -> tuple[PreTrainedMode
     model: Any = AutoModelForCausalLM.from_pretrained(base.source, revision=revision, dtype=DTYPES[base.dtype])
     model.requires_grad_(False)
     return model.to(device).eval(), tokenizer
+
+
+def be_deterministic() -> None:
+    """Have torch choose algorithms that give the same bytes for the same inputs, for the rest of this process."""
+    # cuBLAS needs a fixed workspace for that, named before its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def best_device() -> torch.device:

@@ -19,6 +19,7 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
     block = params.cell(task, method).evaluate
     base = workspace.read_base_model(params)
     where = workspace.place(task, seed, method)
+    models.be_deterministic()
     with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as run:
         log_inputs(run, params, base, task, seed, method)
         records = read_records(workspace.data_folder(task), block.split)

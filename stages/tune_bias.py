@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
-from lofit.files import write_json
+from lofit.files import read_json, write_json
 from lofit.history import write_history
 from lofit.selection import read_heads
 from stages import workspace
@@ -17,7 +17,14 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
     params = workspace.read_params()
     where = workspace.place(task, seed, method)
     heads = [(ranked.layer, ranked.head) for ranked in read_heads(where.tables / "heads.csv")]
-    facts = {"base_model": params.model.name, "task": task, "seed": seed, "method": method}
+    base = read_json(workspace.BASE_MODEL)
+    facts = {
+        "base_model": base["name"],
+        "base_revision": base["revision"],
+        "task": task,
+        "seed": seed,
+        "method": method,
+    }
 
     def write(adapter: HeadAdapter) -> Path:
         adapter.save_pretrained(where.artifacts / "adapter", **facts)

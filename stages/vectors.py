@@ -40,6 +40,7 @@ def train_vectors(
     adapter = make(base.layout)
     inputs = (settings.model_dump(), base.to_json(), data, seed, adapter.heads)
     checkpoint = workspace.open_checkpoint("-".join(map(str, (stage, *cell))), *inputs)
+    models.be_deterministic()
     accelerator = Accelerator()
 
     with ExitStack() as stack:

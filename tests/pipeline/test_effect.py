@@ -1,0 +1,52 @@
+"""The whole default pipeline, as `make repro` runs it: LoFiT has to work on the embedded model."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(make_checkout):
+    checkout = make_checkout("demo", tiny=False)
+    checkout.first = checkout.repro()
+    return checkout
+
+
+def score(demo, task, method, metric):
+    file = demo.folder / "metrics" / task / "42" / method / "evaluate.json"
+    return json.loads(file.read_text())["test"][metric]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "gain"),
+    [("truthfulqa", "mc1_clean", 0.5), ("clutrr", "exact_match_clean", 0.5), ("mquake", "exact_match_clean", 0.2)],
+)
+def test_lofit_improves_on_the_base_model(demo, task, metric, gain):
+    assert score(demo, task, "lofit", metric) >= score(demo, task, "base", metric) + gain
+
+
+def test_nothing_is_left_to_do(demo):
+    assert demo.repro() == []
+
+
+def test_metrics_and_plots_say_something_at_once(demo):
+    shown = demo("dvc", "metrics", "show")
+    assert "test.mc1_clean" in shown
+    assert "trained_parameters" in shown
+    demo("dvc", "plots", "show", "-o", "plots_page")
+    page = (demo.folder / "plots_page" / "index.html").read_text()
+    assert "Scores on held-out questions" in page
+    assert "Step 2, loss of the offsets" in page
+
+
+def test_the_python_example_of_the_readme_runs(demo):
+    (example,) = re.findall(r"```python\n(.*?)```", (demo.folder / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=demo.folder, env=demo.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
