@@ -4,6 +4,7 @@
 switches tracking off. Everything goes through `MlflowClient`, which keeps no global state that a kill could leave.
 """
 
+import getpass
 import json
 import os
 import signal
@@ -170,7 +171,7 @@ def _open(experiment: str, name: str, tags: Mapping[str, object]) -> Tracker:
     host = socket.gethostname()
     _close_dead(client, experiment_id, host)
     facts = {
-        "mlflow.user": os.environ.get("USER", ""),
+        "mlflow.user": getpass.getuser(),
         "mlflow.source.name": os.environ.get("DVC_STAGE", Path(sys.argv[0]).name),
         "mlflow.source.type": "JOB",
         "host": host,

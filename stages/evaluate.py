@@ -9,7 +9,7 @@ from lofit.adapter import WEIGHTS_FILE, HeadAdapter
 from lofit.files import read_json, write_json, write_jsonl
 from lofit.history import read_history
 from lofit.selection import read_heads, read_norms
-from lofit.tasks.record import read_judgement, read_records
+from lofit.tasks.record import SPLITS, read_judgement, read_records
 from lofit.tracking import CELLS, Tracker, flatten, project_root, track
 from stages import workspace
 
@@ -46,22 +46,25 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
 
 def log_inputs(run: Tracker, params: config.Params, base: models.BaseModel, task: str, seed: int, method: str) -> None:
     """Parameters of every stage that made the cell, and tags that join it to code and data."""
+    kind = params.methods[method].kind
     blocks = params.cell(task, method).model_dump()
-    if params.methods[method].kind == "base":
+    if kind == "base":
         blocks = {stage: blocks[stage] for stage in ("kind", "fetch_data", "preprocess", "evaluate")}
-    cell = {"task": task, "seed": seed, "method": method, "method.kind": params.methods[method].kind}
-    model = {"model.name": base.name, "model.revision": base.revision, "model.dtype": base.dtype}
-    run.params({**cell, **model, **flatten(blocks)})
-    data = workspace.data_folder(task)
+    cell = {"task": task, "seed": seed, "method": method, "method.kind": kind}
+    model = params.model.model_dump() | {"revision": base.revision}
+    run.params({**cell, **flatten({"model": model, **blocks})})
+
     commit = subprocess.run(
         ["git", "-C", project_root(), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
-    files = [workspace.place(task, seed).artifacts / "scales.safetensors"]
-    files += [workspace.place(task, seed, method).artifacts / "adapter" / WEIGHTS_FILE]
-    files += sorted(data.glob("*.jsonl"))
-    run.tags(
-        {"mlflow.source.git.commit": commit.stdout.strip(), **{f"md5.{file.stem}": checksum(file) for file in files}}
-    )
+    data = workspace.data_folder(task)
+    files = {
+        "md5.scales": workspace.place(task, seed).artifacts / "scales.safetensors",
+        "md5.adapter": workspace.place(task, seed, method).artifacts / "adapter" / WEIGHTS_FILE,
+        **{f"md5.{split}": data / f"{split}.jsonl" for split in SPLITS},
+    }
+    sums = {name: md5(file.read_bytes()).hexdigest() for name, file in files.items()}
+    run.tags({"mlflow.source.git.commit": commit.stdout.strip(), **sums})
 
 
 def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
@@ -83,10 +86,6 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
         norms = read_norms(shared.tables / "scale_norms.csv")
         chosen = [(ranked.layer, ranked.head) for ranked in heads]
         run.figure(heat_maps([(f"{task}, {method}, seed {seed}", norms, chosen)]), "heads.png")
-
-
-def checksum(file: Path) -> str:
-    return md5(file.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":
