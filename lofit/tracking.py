@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -174,6 +175,7 @@ def _open(experiment: str, name: str, tags: Mapping[str, object]) -> Tracker:
         "mlflow.user": getpass.getuser(),
         "mlflow.source.name": os.environ.get("DVC_STAGE", Path(sys.argv[0]).name),
         "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": _git_commit(root),
         "host": host,
         "pid": os.getpid(),
         **{
@@ -185,6 +187,11 @@ def _open(experiment: str, name: str, tags: Mapping[str, object]) -> Tracker:
     }
     run = client.create_run(experiment_id, run_name=name, tags={key: str(value) for key, value in facts.items()})
     return Tracker(client, run.info.run_id)
+
+
+def _git_commit(root: Path) -> str:
+    done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _knock(server: str) -> None:

@@ -1,8 +1,6 @@
 """Stage evaluate: score the tuned model, and log the complete MLflow row of the cell."""
 
-import subprocess
 from hashlib import md5
-from pathlib import Path
 
 from lofit import config, models, scoring
 from lofit.adapter import WEIGHTS_FILE, HeadAdapter
@@ -10,7 +8,7 @@ from lofit.files import read_json, write_json, write_jsonl
 from lofit.history import read_history
 from lofit.selection import read_heads, read_norms
 from lofit.tasks.record import SPLITS, read_judgement, read_records
-from lofit.tracking import CELLS, Tracker, flatten, project_root, track
+from lofit.tracking import CELLS, Tracker, flatten, track
 from stages import workspace
 
 
@@ -53,18 +51,13 @@ def log_inputs(run: Tracker, params: config.Params, base: models.BaseModel, task
     cell = {"task": task, "seed": seed, "method": method, "method.kind": kind}
     model = params.model.model_dump() | {"revision": base.revision}
     run.params({**cell, **flatten({"model": model, **blocks})})
-
-    commit = subprocess.run(
-        ["git", "-C", project_root(), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     data = workspace.data_folder(task)
     files = {
         "md5.scales": workspace.place(task, seed).artifacts / "scales.safetensors",
         "md5.adapter": workspace.place(task, seed, method).artifacts / "adapter" / WEIGHTS_FILE,
         **{f"md5.{split}": data / f"{split}.jsonl" for split in SPLITS},
     }
-    sums = {name: md5(file.read_bytes()).hexdigest() for name, file in files.items()}
-    run.tags({"mlflow.source.git.commit": commit.stdout.strip(), **sums})
+    run.tags({name: md5(file.read_bytes()).hexdigest() for name, file in files.items()})
 
 
 def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
