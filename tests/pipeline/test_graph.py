@@ -19,8 +19,13 @@ NEUTRAL = {
     "stages/__init__.py",
     "stages/workspace.py",
 }
-# Read for the MLflow row alone.
-LOGGED = {"evaluate": {"lofit/history.py", "lofit/selection.py"}}
+# Imported by a stage, but no part of its result.
+BESIDE = {
+    # The demo takes clutrr's prompt and nothing else from the tasks.
+    "base_model": {"lofit/tasks/__init__.py", "lofit/tasks/record.py", "lofit/tasks/source.py"},
+    # Read for the MLflow row alone.
+    "evaluate": {"lofit/history.py", "lofit/selection.py"},
+}
 # What a stage's own product is made of, although it is neutral elsewhere.
 PRODUCT = {"check": {"lofit/config.py"}, "report": {"lofit/figures.py"}}
 
@@ -44,7 +49,7 @@ def imports(file: str) -> set[str]:
 
 def needed(stage: str) -> set[str]:
     product = PRODUCT.get(stage, set())
-    neutral = NEUTRAL - product | LOGGED.get(stage, set())
+    neutral = NEUTRAL - product | BESIDE.get(stage, set())
     seen: set[str] = set()
     todo = [f"stages/{stage}.py", *product]
     while todo:
