@@ -50,8 +50,9 @@ class HeadAdapter(nn.Module):
         if len(set(self.heads)) != len(self.heads):
             twice = next(head for head in self.heads if self.heads.count(head) > 1)
             raise LofitError(f"head {twice} is named twice; allowed: each head once")
-        if any(min(head) < 0 for head in self.heads):
-            raise LofitError(f"head {min(self.heads)} is negative; allowed: (layer, head) counted from 0")
+        negative = [head for head in self.heads if min(head) < 0]
+        if negative:
+            raise LofitError(f"head {negative[0]} is negative; allowed: (layer, head) counted from 0")
         for name, value in (("scales", scales), ("offsets", offsets)):
             self._register(name, value)
         if scales is not None and offsets is not None and scales.shape != offsets.shape:
@@ -148,10 +149,11 @@ class HeadAdapter(nn.Module):
             "head_dim": self.head_dim,
             "heads": [list(self.heads[row]) for row in order],
             "vectors": list(vectors),
-            **facts,
         }
+        if taken := sorted(config.keys() & facts):
+            raise LofitError(f"save_pretrained: met the fact {taken[0]!r}; allowed: any name but {', '.join(config)}")
         write_whole(folder / WEIGHTS_FILE, save(vectors))
-        write_json(folder / CONFIG_FILE, config)
+        write_json(folder / CONFIG_FILE, config | facts)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> Self:
@@ -173,6 +175,12 @@ class HeadAdapter(nn.Module):
             raise LofitError(f"{weights}: not a whole safetensors file ({error})") from None
         if sorted(vectors) != sorted(config["vectors"]):
             raise LofitError(f"{weights}: met tensors {sorted(vectors)}; allowed: {sorted(config['vectors'])}")
+        for name, vector in vectors.items():
+            if vector.ndim == 2 and vector.shape[1] != config.get("head_dim"):
+                raise LofitError(
+                    f"{weights}: {name} are {tuple(vector.shape)}; allowed: (K, head_dim) with the config's head_dim, "
+                    f"{config.get('head_dim')}"
+                )
         try:
             return cls([tuple(head) for head in config["heads"]], **vectors)
         except LofitError as error:
@@ -214,7 +222,7 @@ def _read_config(file: Path) -> dict:
     except ValueError as error:
         raise LofitError(f"{file}: not valid JSON ({error})") from None
     version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int) or "heads" not in config or "vectors" not in config:
+    if type(version) is not int or version < 1 or "heads" not in config or "vectors" not in config:
         raise LofitError(f"{file}: not a head adapter (no format_version, heads and vectors)")
     if version > FORMAT_VERSION:
         raise LofitError(f"{file}: format_version is {version}; allowed: up to {FORMAT_VERSION}, or a newer lofit")
@@ -224,6 +232,6 @@ def _read_config(file: Path) -> dict:
     )
     if not whole:
         raise LofitError(f"{file}: heads is not a list of [layer, head] pairs of whole numbers")
-    if not isinstance(config["vectors"], list) or not set(config["vectors"]) <= set(VECTORS):
+    if not isinstance(config["vectors"], list) or not all(name in VECTORS for name in config["vectors"]):
         raise LofitError(f"{file}: vectors is {config['vectors']!r}; allowed: some of {list(VECTORS)}")
     return config

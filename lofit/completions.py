@@ -43,12 +43,16 @@ def encode(
         raise LofitError(f"{type(tokenizer).__name__}: no character offsets; allowed: a fast tokenizer")
     encoding = tokenizer(prompt + completion, return_offsets_mapping=True)
     ids = list(encoding["input_ids"])
-    # Special tokens have an empty span at 0 or at the end; they never begin a completion.
-    starts = (i for i, (first, last) in enumerate(encoding["offset_mapping"]) if first < last and last > len(prompt))
-    start = next(starts, None)
-    if start is None:
+    # Special tokens span (0, 0), so they never end beyond the prompt. A blank that the tokenizer trims from its span
+    # leaves an empty one at the blank's end, which does.
+    completed = [i for i, (_, last) in enumerate(encoding["offset_mapping"]) if last > len(prompt)]
+    if not completed:
         raise LofitError(f"completion {completion!r} of prompt {prompt[-60:]!r} has no token of its own")
-    if end and ids[-1] != tokenizer.eos_token_id:
+    # What the tokenizer puts at the end by itself is dropped, so that `end` alone decides.
+    start, ids = completed[0], ids[: completed[-1] + 1]
+    if end:
+        if tokenizer.eos_token_id is None:
+            raise LofitError(f"{type(tokenizer).__name__}: no end-of-sequence token; allowed: one that names it")
         ids.append(tokenizer.eos_token_id)
     if max_length is not None and len(ids) > max_length:
         raise LofitError(

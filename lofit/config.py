@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lofit.errors import LofitError
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Text = Annotated[str, Field(pattern=r"\S")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -37,7 +39,7 @@ class Run(Block):
 class Model(Block):
     """The model to adapt."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Text
     """`demo`, a folder, or a Hugging Face id."""
 
     revision: str | None
@@ -52,7 +54,7 @@ class Model(Block):
 class FetchData(Block):
     """Where a task's published files come from."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Text
     """`demo` for the generated files, or a folder."""
 
 
@@ -62,7 +64,7 @@ class Preprocess(Block):
     protocol: Literal["clean", "lofit"]
     """`lofit` repeats the published code's choices, `clean` corrects its faults."""
 
-    fold: Literal[0, 1]
+    fold: Annotated[int, Field(ge=0, le=1)]
     """Which of TruthfulQA's two folds; 0 for the other tasks."""
 
     train_size: Count | None
@@ -173,6 +175,17 @@ def cell(task: dict, method: Method) -> Task:
     return Task.model_validate(merged)
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as usual, but a key that stands twice is a fault instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(file: Path) -> Params:
     """Read and validate params.yaml.
 
@@ -180,9 +193,9 @@ def load(file: Path) -> Params:
         LofitError: the message has one line per fault, each naming the key, the value met and what is allowed.
     """
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LofitError(f"{file}: no such file; run from the project's root") from None
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+    except OSError as error:
+        raise LofitError(f"{file}: {error.strerror}; allowed: a file; run from the project's root") from None
     except UnicodeDecodeError as error:
         raise LofitError(f"{file}: byte {error.start} is not UTF-8") from None
     except yaml.YAMLError as error:
@@ -233,6 +246,9 @@ def cross_check(params: Params) -> list[str]:
             faults.append(f"tasks.{name}.preprocess.fold: met {task.preprocess.fold}; allowed for {task.kind}: 0")
         if task.kind == "truthfulqa" and task.preprocess.protocol != "clean":
             faults.append(f"tasks.{name}.preprocess.protocol: met 'lofit'; allowed for truthfulqa: 'clean'")
+    for name, method in params.methods.items():
+        if method.kind == "base" and (method.select_heads or method.tune_bias):
+            faults.append(f"methods.{name}: met overrides of training; allowed for kind base: those of evaluate")
     for name, method in params.methods.items() if params.tasks else ():
         try:
             cell(next(iter(params.tasks.values())).model_dump(), method)
@@ -250,7 +266,6 @@ ALLOWED = {
     "dict_type": "a block of keys",
     "model_type": "a block of keys",
     "too_short": "at least one entry",
-    "string_pattern_mismatch": "letters, digits, _ and . only",
     "finite_number": "a finite number",
 }
 
@@ -266,6 +281,8 @@ def describe(fault: Any, root: type[Block]) -> str:
             f"{key}: missing; allowed: a block with at least {', '.join(siblings(fault['loc'], root, required=True))}"
         )
     allowed = ALLOWED.get(kind) or fault["msg"].removeprefix("Input should be ")
+    if kind == "string_pattern_mismatch":
+        allowed = "letters, digits, _ and . only" if context["pattern"] == NAME_PATTERN else "a text that is not blank"
     if kind == "literal_error":
         allowed = context["expected"]
     return f"{key}: met {fault['input']!r}; allowed: {allowed}"

@@ -16,6 +16,7 @@ Head = tuple[int, int]
 
 OUTPUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 INPUT_NAMES = ("q_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv", "wq", "query")
+CROSS_ATTENTION = ("encoder_attn", "crossattention", "cross_attn")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def head_layout(model: nn.Module) -> HeadLayout:
     name = type(model).__name__
     projections: dict[str, int] = {}
     for path, module in model.named_modules():
+        if path.rpartition(".")[2] in CROSS_ATTENTION:
+            continue
         children = dict(module.named_children())
         output = next((child for child in OUTPUT_NAMES if child in children), None)
         if output and any(child in children for child in INPUT_NAMES):

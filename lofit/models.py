@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -70,9 +71,9 @@ def resolve(name: str, *, source: str | None = None, revision: str | None = None
     if local and revision is not None:
         raise LofitError(f"model.revision: met {revision!r}; allowed: null, since {source} is a folder")
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         revision = folder_hash(Path(source)) if local else config._commit_hash
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=None if local else revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=None if local else revision, trust_remote_code=False)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -97,10 +98,32 @@ def load(base: BaseModel, *, device: torch.device | str) -> tuple[PreTrainedMode
     """The frozen model in evaluation mode, and its tokenizer.
 
     Evaluation mode holds in training too: dropout would make a frozen model noisy and results depend on the device.
+
+    Raises:
+        LofitError: the weights cannot be read, some are missing or of another shape, or the checkpoint holds an
+            attention output projection's bias that the architecture would drop in silence.
     """
     revision = None if Path(base.source).is_dir() else base.revision
-    tokenizer = AutoTokenizer.from_pretrained(base.source, revision=revision)
-    model: Any = AutoModelForCausalLM.from_pretrained(base.source, revision=revision, dtype=DTYPES[base.dtype])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=revision, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=revision,
+            dtype=DTYPES[base.dtype],
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise LofitError(f"model.name: {_reason(base.source, error)}") from None
+    model, loading = loaded
+    dropped = [key for key in loading["unexpected_keys"] if key.startswith(base.layout.projections)]
+    for fault, keys in (
+        ("lack", loading["missing_keys"]),
+        ("have another shape for", loading["mismatched_keys"]),
+        ("hold, where the architecture has no place for it,", dropped),
+    ):
+        if keys:
+            raise LofitError(f"model.name: the weights of {base.source!r} {fault} {min(map(str, keys))}")
     model.requires_grad_(False)
     return model.to(device).eval(), tokenizer
 

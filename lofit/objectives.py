@@ -22,7 +22,7 @@ def completion_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     counted = targets != IGNORED
     logprobs = logits[:, :-1].float().log_softmax(-1)
     picked = logprobs.gather(-1, targets.masked_fill(~counted, 0)[..., None]).squeeze(-1)
-    return (picked * counted).sum(-1)
+    return picked.masked_fill(~counted, 0).sum(-1)
 
 
 def completion_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

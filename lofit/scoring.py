@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.completions import Encoded, collate, encode, longest_first, padding_id
 from lofit.files import write_whole
@@ -123,6 +123,17 @@ def generate(
     """Greedy continuation of each prompt, without special tokens."""
     pad_id = padding_id(tokenizer)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    # Checkpoints ship settings of their own; a score must not depend on them.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=0,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=pad_id,
+        eos_token_id=model.generation_config.eos_token_id if model.generation_config else None,
+    )
     texts = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="Generating", unit="prompt") as bar:
         for indices in longest_first([len(ids) for ids in encoded], batch_size=batch_size):
@@ -133,10 +144,7 @@ def generate(
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=pad_id,
+                generation_config=greedy,
             )
             continuations = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
             for i, text in zip(indices, continuations, strict=True):

@@ -46,7 +46,7 @@ def silent_heads(norms: np.ndarray, k: int) -> int:
 
     Such heads are ranked by noise: the penalty is too strong for this `k`.
     """
-    return int((np.sort(norms, axis=None)[::-1][:k] < 0.02 * norms.max()).sum())
+    return int((np.sort(norms, axis=None)[::-1][:k] <= 0.02 * norms.max()).sum())
 
 
 def _ranked(norms: np.ndarray, index: int) -> RankedHead:

@@ -25,9 +25,10 @@ def _record(place: str, row: dict, protocol: Protocol) -> Record:
     cloze = text("requested_rewrite.0.prompt").replace("{}", text("requested_rewrite.0.subject"))
     edit = f"{cloze} {text('requested_rewrite.0.target_new.str')}"
     answer = text("new_answer")
+    aliases = field(row, place, "new_answer_alias", list)
     return Record(
         id=str(field(row, place, "case_id", int)),
         prompt=f"Q: Imagine that {edit}. {text('questions.0')} A:",
         completion=f" {answer}" if protocol == "clean" else answer,
-        aliases=tuple(field(row, place, "new_answer_alias", list)),
+        aliases=tuple(text(f"new_answer_alias.{i}") for i in range(len(aliases))),
     )

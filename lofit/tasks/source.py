@@ -37,26 +37,36 @@ def read_csv_rows(file: Path, *, columns: Iterable[str]) -> list[tuple[str, dict
     Raises:
         LofitError: as `read_text`; or a column is missing, a row is cut short, or there is no row.
     """
-    reader = csv.DictReader(StringIO(read_text(file), newline=""), strict=True)
-    header = reader.fieldnames or []
-    if missing := [name for name in columns if name not in header]:
-        raise LofitError(f"{file}, line 1: no column {', '.join(missing)}; met {', '.join(header)}")
-    rows = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise LofitError(f"{file}, line {line}: cut short or not CSV ({error})") from None
-        if row is None:
-            break
-        if None in row or None in row.values():
-            met = sum(value is not None for key, value in row.items() if key is not None) + len(row.get(None, ()))
-            raise LofitError(f"{file}, line {line}: met {met} columns; allowed: {len(header)}, as in the header")
-        rows.append((f"{file}, line {line}", row))
+    reader = csv.reader(StringIO(read_text(file), newline=""), strict=True)
+    rows: list[tuple[str, dict[str, str]]] = []
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            # A quoted cell may span lines; the row's place is where it begins.
+            place, line = f"{file}, line {line}", reader.line_num + 1
+            if not cells:
+                continue
+            if not header:
+                header = cells
+                check_header(header, columns, place)
+            elif len(cells) != len(header):
+                raise LofitError(f"{place}: met {len(cells)} columns; allowed: {len(header)}, as in the header")
+            else:
+                rows.append((place, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise LofitError(f"{file}, line {line}: cut short or not CSV ({error})") from None
     if not rows:
         raise LofitError(f"{file}: a header without rows; allowed: at least one example")
     return rows
+
+
+def check_header(header: list[str], columns: Iterable[str], place: str) -> None:
+    """Refuse a header that lacks one of `columns` or holds a name twice."""
+    if missing := [name for name in columns if name not in header]:
+        raise LofitError(f"{place}: no column {', '.join(missing)}; met {', '.join(header)}")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise LofitError(f"{place}: column {twice[0]!r} stands twice; allowed: each name once")
 
 
 def read_json_items(file: Path) -> list[tuple[str, dict]]:
@@ -108,6 +118,6 @@ def field(row: dict, place: str, path: str, kind: type = str) -> Any:
             value = value[int(key)] if isinstance(value, list) else value[key]
         except (KeyError, IndexError, TypeError, ValueError):
             raise LofitError(f"{place}: no field {path!r}; met {', '.join(map(str, row))}") from None
-    if not isinstance(value, kind):
-        raise LofitError(f"{place}: field {path!r} is {value!r}; allowed: a {kind.__name__}")
+    if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
+        raise LofitError(f"{place}: field {path!r} is {value!r}; allowed: a {kind.__name__} that is not blank")
     return value

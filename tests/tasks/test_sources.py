@@ -1,0 +1,176 @@
+"""Published files: what is wrong with one is said in one line that names the place."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from lofit.errors import LofitError
+from lofit.tasks import clutrr, mquake, truthfulqa
+from lofit.tasks.record import Judgement, Record, read_judgement, read_records, write_records
+from lofit.tasks.source import field, read_csv_rows, read_json_items, read_json_lines
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the published files are not in ../shared/data")
+READERS = {
+    "rows.csv": lambda file: read_csv_rows(file, columns=["A", "B"]),
+    "items.json": read_json_items,
+    "lines.jsonl": read_json_lines,
+}
+
+
+def test_csv_rows_know_their_lines(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b'A,B,C\r\n1,"2, ""two""",3\r\n"x\ny",5,6\r\n7,8,9')
+    assert read_csv_rows(file, columns=["A", "B"]) == [
+        (f"{file}, line 2", {"A": "1", "B": '2, "two"', "C": "3"}),
+        (f"{file}, line 3", {"A": "x\ny", "B": "5", "C": "6"}),
+        (f"{file}, line 5", {"A": "7", "B": "8", "C": "9"}),
+    ]
+
+
+def test_json_items_know_their_numbers_and_json_lines_their_lines(tmp_path):
+    (tmp_path / "items.json").write_text('[{"a": 1},\n {"a": 2}]')
+    (tmp_path / "lines.jsonl").write_text('{"a": 1}\n\n{"a": "one\u2028line"}\n')
+    assert read_json_items(tmp_path / "items.json")[1] == (f"{tmp_path}/items.json, item 2", {"a": 2})
+    assert read_json_lines(tmp_path / "lines.jsonl") == [
+        (f"{tmp_path}/lines.jsonl, line 1", {"a": 1}),
+        (f"{tmp_path}/lines.jsonl, line 3", {"a": "one\u2028line"}),
+    ]
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ": no such file"),
+        (b"", ": empty; allowed: at least one example"),
+        (b" \n\n", ": empty; allowed: at least one example"),
+        (b"\xef\xbb\xbfA,B\n1,2\n", ", line 1: begins with a byte-order mark"),
+        (b"\xff\xfeA\x00", ", line 1: begins with a byte-order mark"),
+        (b"A,B\n1,2\n3,\xe9\n", ", line 3: byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_text_is_refused(tmp_path, name, content, words):
+    refuse(tmp_path / name, content, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("rows.csv", b"A,C\n1,2\n", ", line 1: no column B; met A, C"),
+        ("rows.csv", b"C\n1\n", ", line 1: no column A, B; met C"),
+        ("rows.csv", b"A,B\n", ": a header without rows"),
+        ("rows.csv", b"A,B\n1,2\n3\n", ", line 3: met 1 columns; allowed: 2"),
+        ("rows.csv", b"A,B\n1,2\n3,4,5\n", ", line 3: met 3 columns; allowed: 2"),
+        ("rows.csv", b'A,B\n1,2\n3,"cut sho', ", line 3: cut short or not CSV"),
+        ("rows.csv", b'A,B\n1,"2"3\n', ", line 2: cut short or not CSV"),
+        ("rows.csv", b'A,B\n"x\ny",2\n3\n', ", line 4: met 1 columns"),
+        ("items.json", b'[{"a": 1},\n {"a": ', ", line 2: cut short or not JSON"),
+        ("items.json", b'{"a": 1}', ": not a JSON list of objects"),
+        ("items.json", b"[]", ": not a JSON list of objects"),
+        ("items.json", b'[{"a": 1}, 2]', ": not a JSON list of objects"),
+        ("lines.jsonl", b'{"a": 1}\n{"a": ', ", line 2: cut short or not JSON"),
+        ("lines.jsonl", b'{"a": 1}\n[1]\n', ", line 2: met '[1]'; allowed: a JSON object"),
+        ("lines.jsonl", b'[{"a": 1}]', ", line 1: met '[{"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, name, content, words):
+    refuse(tmp_path / name, content, words)
+
+
+def test_a_header_that_is_cut_short_is_refused(tmp_path):
+    refuse(tmp_path / "rows.csv", b'A,"B\n1,2\n', ", line 1: cut short or not CSV")
+
+
+def test_empty_lines_of_a_csv_file_are_counted(tmp_path):
+    refuse(tmp_path / "rows.csv", b"A,B\n\n\n1\n", ", line 4: met 1 columns")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    refuse(tmp_path / "rows.csv", b"A,B,A\n1,2,3\n", ", line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("a.c", str, "FILE: no field 'a.c'; met a, b, n"),
+        ("b.2", str, "FILE: no field 'b.2'"),
+        ("b.x", str, "FILE: no field 'b.x'"),
+        ("n.a", str, "FILE: no field 'n.a'"),
+        ("n", str, "FILE: field 'n' is 7; allowed: a str"),
+        ("a", list, "FILE: field 'a' is {'b': 'deep'}; allowed: a list"),
+    ],
+)
+def test_a_field_that_is_missing_or_of_another_type_is_refused(path, kind, words):
+    row = {"a": {"b": "deep"}, "b": ["x", "y"], "n": 7}
+    assert field(row, "FILE", "a.b") == "deep" and field(row, "FILE", "b.1") == "y"
+    with pytest.raises(LofitError) as refusal:
+        field(row, "FILE", path, kind)
+    assert str(refusal.value).startswith(words)
+
+
+@pytest.mark.parametrize("protocol", ["clean", "lofit"])
+@pytest.mark.parametrize(
+    ("task", "fold", "counts"),
+    [
+        (truthfulqa, 0, (326, 82, 409)),
+        (truthfulqa, 1, (327, 82, 408)),
+        (mquake, 0, (134, 95, 864)),
+        (clutrr, 0, (3151, 450, 450)),
+    ],
+)
+@needs_data
+def test_every_published_record_is_read(task, fold, counts, protocol):
+    folder = DATA / task.__name__.rpartition(".")[2]
+    splits = [task.load(folder, split, protocol=protocol, fold=fold) for split in ("train", "val", "test")]
+    assert tuple(len({record.id for record in records}) for records in splits) == counts
+    for record in itertools.chain(*splits):
+        texts = (record.completion, *record.correct, *record.incorrect, *record.aliases)
+        assert record.prompt and all(text.strip() for text in texts)
+        assert (task is truthfulqa) == bool(record.rejected and record.correct and record.incorrect)
+
+
+@needs_data
+def test_published_splits_share_no_record():
+    for task, fold in ((truthfulqa, 0), (truthfulqa, 1), (mquake, 0), (clutrr, 0)):
+        folder = DATA / task.__name__.rpartition(".")[2]
+        ids = [
+            {record.id for record in task.load(folder, split, protocol="clean", fold=fold)}
+            for split in ("train", "val", "test")
+        ]
+        assert len(set.union(*ids)) == sum(map(len, ids))
+
+
+def test_records_and_their_judgement_survive_their_folder(tmp_path):
+    judgement = Judgement("dpo", "multiple_choice", "lofit", stops=("\n", "."), strip=False)
+    records = [
+        Record("1", "Q: é\u2028 A:", " no", " yes", correct=(" no",), incorrect=(" yes", " maybe"), aliases=("nope",)),
+        Record("2", "Q: A:", " no"),
+    ]
+    write_records(tmp_path, judgement, {"train": records, "test": records[:1]})
+    assert read_judgement(tmp_path) == judgement
+    assert read_records(tmp_path, "train") == records and read_records(tmp_path, "test") == records[:1]
+    assert json.loads((tmp_path / "train.jsonl").read_text().split("\n")[1]) == {
+        "id": "2",
+        "prompt": "Q: A:",
+        "completion": " no",
+    }
+
+
+def test_a_split_that_was_not_written_is_named(tmp_path):
+    with pytest.raises(LofitError, match=r"val.jsonl: no such file; allowed: a folder written by preprocess"):
+        read_records(tmp_path, "val")
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def refuse(file, content, words):
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LofitError) as refusal:
+        READERS[file.name](file)
+    assert str(refusal.value).startswith(f"{file}{words}")
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,169 @@
+"""Base models: resolved to something exact, refused in words."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers import BertConfig, MambaConfig, T5Config
+
+from lofit import models
+from lofit.errors import LofitError
+from lofit.heads import head_layout
+
+
+@pytest.fixture
+def folder(tmp_path, model, tokenizer):
+    home = tmp_path / "model"
+    model.save_pretrained(home)
+    tokenizer.save_pretrained(home)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_folder_is_resolved_by_its_content(folder, model):
+    base = models.resolve(str(folder), dtype="float32")
+    assert (base.name, base.source, base.dtype) == (str(folder), str(folder), "float32")
+    assert base.layout == head_layout(model)
+    assert len(base.revision) == len(base.tokenizer_sha256) == 64
+
+
+def test_a_resolved_model_survives_json(folder):
+    base = models.resolve("mine", source=str(folder), dtype="bfloat16")
+    assert base.name == "mine" and base.source == str(folder)
+    assert models.BaseModel.from_json(json.loads(json.dumps(base.to_json()))) == base
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "generation_config.json", "notes.txt"])
+def test_the_revision_changes_with_any_file(folder, file):
+    before = models.resolve(str(folder), dtype="float32").revision
+    with (folder / file).open("ab") as opened:
+        opened.write(b"\n")
+    assert models.resolve(str(folder), dtype="float32").revision != before
+
+
+def test_the_revision_does_not_change_with_the_path(folder):
+    before = models.folder_hash(folder)
+    assert models.folder_hash(folder.rename(folder.with_name("elsewhere"))) == before
+
+
+def test_the_revision_changes_with_a_name(folder):
+    before = models.folder_hash(folder)
+    (folder / "model.safetensors").rename(folder / "model.bak")
+    assert models.folder_hash(folder) != before
+
+
+def test_the_tokenizer_is_known_by_its_definition(tokenizer, make_tokenizer):
+    assert models.tokenizer_hash(tokenizer) == models.tokenizer_hash(make_tokenizer())
+    assert models.tokenizer_hash(tokenizer) != models.tokenizer_hash(make_tokenizer(words=False))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_loaded_model_is_frozen_and_as_it_was_saved(folder, model, tokenizer, dtype):
+    loaded, its_tokenizer = models.load(models.resolve(str(folder), dtype=dtype), device="cpu")
+    assert not loaded.training and not any(weight.requires_grad for weight in loaded.parameters())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight.to(getattr(torch, dtype)))
+    assert its_tokenizer("Q: A: no")["input_ids"] == tokenizer("Q: A: no")["input_ids"]
+
+
+def test_a_revision_of_a_folder_is_refused(folder):
+    with pytest.raises(LofitError, match=f"model.revision: met 'main'; allowed: null, since {folder} is a folder"):
+        models.resolve(str(folder), revision="main", dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing-of-the-kind", "/no/such/folder", "no such id!"])
+def test_a_model_that_is_nowhere_is_one_line(name):
+    refuse(name, repr(name))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError, "'some/model' is gated; accept its licence on the hub, then run `hf auth login`"),
+        (RevisionNotFoundError, "'some/model' has no such model.revision"),
+        (RepositoryNotFoundError, "met 'some/model'; allowed: demo, a folder with a model, or a model id on the"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_our_words(monkeypatch, error, words):
+    def refused(*args, **kwargs):
+        response = SimpleNamespace(status_code=403, headers={}, request=None)
+        try:
+            raise error("403 Client Error.\nAccess is restricted.", response=response)
+        except error as cause:
+            raise OSError("You are trying to access a gated repo.\nMake sure to have access to it") from cause
+
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refused)
+    refuse("some/model", words)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "cannot load "),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not a valid JSON file"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "model_type"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "frob"}'), "model type `frob`"),
+        (lambda folder: T5Config().save_pretrained(folder), "Unrecognized configuration class"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot load "),
+    ],
+)
+def test_a_folder_that_is_no_decoder_is_one_line(folder, damage, words):
+    damage(folder)
+    refuse(str(folder), words)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1),
+        BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, is_decoder=True),
+    ],
+)
+def test_an_architecture_without_an_output_projection_is_refused(folder, config):
+    config.save_pretrained(folder)
+    with pytest.raises(LofitError, match="no attention output projection found; allowed: "):
+        models.resolve(str(folder), dtype="float32")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "a weight missing", "a weight too many"])
+def test_weights_that_are_not_the_models_are_refused(folder, model, damage):
+    base = models.resolve(str(folder), dtype="float32")
+    file = folder / "model.safetensors"
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        del state["model.layers.0.self_attn.o_proj.weight"]
+        if damage == "a weight too many":
+            state = {**model.state_dict(), "model.layers.0.self_attn.o_proj.bias": torch.ones(32)}
+        model.save_pretrained(folder, state_dict=state)
+    with pytest.raises(LofitError):
+        models.load(base, device="cpu")
+
+
+def test_code_of_a_model_is_neither_run_nor_asked_about(folder, monkeypatch):
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": questions.append(prompt) or "n")
+    (folder / "config.json").write_text('{"model_type": "frob", "auto_map": {"AutoConfig": "code.Config"}}')
+    refuse(str(folder), "custom code")
+    assert questions == []
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def refuse(name, words):
+    with pytest.raises(LofitError) as refusal:
+        models.resolve(name, dtype="float32")
+    message = str(refusal.value)
+    assert message.startswith("model.name: ") and words in message
+    assert "\n" not in message

@@ -1,0 +1,229 @@
+"""Scores: multiple choice against its definition, exact match as a table, generation one by one."""
+
+import math
+import random
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lofit import HeadAdapter
+from lofit.completions import encode
+from lofit.report import read_scores
+from lofit.scoring import (
+    Prediction,
+    exact_match,
+    generate,
+    multiple_choice,
+    predict,
+    score_completions,
+    table,
+    write_scores,
+)
+from lofit.tasks.record import Judgement, Record
+
+CHOICE = Judgement("dpo", "multiple_choice", "clean")
+CLEAN = Judgement("cross_entropy", "exact_match", "clean")
+MQUAKE_LOFIT = Judgement("cross_entropy", "exact_match", "lofit", strip=False)
+CLUTRR_CLEAN = Judgement("cross_entropy", "exact_match", "clean", stops=("\n", "."))
+CLUTRR_LOFIT = Judgement("cross_entropy", "exact_match", "lofit", stops=(".",))
+PROMPTS = ["Q: Can pigs fly? A:", "A:", "Answer: Roy is Anna 's\n", "Q: Where did the cat sit? A:", "Q:"]
+
+
+@pytest.fixture(scope="module", params=["rotary positions", "learned positions"])
+def decoder(request, model):
+    if request.param == "rotary positions":
+        return model
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=320,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.2,
+    )
+    return GPT2LMHeadModel(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("correct", "incorrect", "mc1", "mc2", "mc3"),
+    [
+        ([math.log(0.3), math.log(0.1)], [math.log(0.2)], 1, 4 / 6, 1 / 2),
+        ([math.log(0.1), math.log(0.3)], [math.log(0.2)], 0, 4 / 6, 1 / 2),
+        ([-1.0], [-1.0], 0, 1 / 2, 0),
+        ([-1.0, -3.0, -0.5], [-2.0, -9.0], 1, None, 2 / 3),
+        ([-2000.0], [-2001.0], 1, math.e / (math.e + 1), 1),
+    ],
+)
+def test_multiple_choice_on_cases_known_by_hand(correct, incorrect, mc1, mc2, mc3):
+    scores = multiple_choice(correct, incorrect)
+    assert (scores["mc1"], scores["mc3"]) == (mc1, pytest.approx(mc3))
+    assert mc2 is None or scores["mc2"] == pytest.approx(mc2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_multiple_choice_is_that_of_a_loop(seed):
+    draw = random.Random(seed)
+    correct, incorrect = ([draw.uniform(-30, 0) for _ in range(draw.randint(1, 5))] for _ in range(2))
+    best, true, above = True, 0.0, 0
+    for score in incorrect:
+        best = best and correct[0] > score
+    for score in correct:
+        true += math.exp(score)
+        above += all(score > other for other in incorrect)
+    total = true + sum(math.exp(score) for score in incorrect)
+    assert multiple_choice(correct, incorrect) == pytest.approx(
+        {"mc1": float(best), "mc2": true / total, "mc3": above / len(correct)}
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_completion_scores_the_same_alone_and_in_a_batch(decoder, tokenizer, batch_size):
+    texts = [
+        (PROMPTS[i % 5], answer) for i, answer in enumerate([" no", " No, pigs", " brother", "n", " the mat."] * 2)
+    ]
+    rows = [encode(tokenizer, *pair, end=bool(i % 2)) for i, pair in enumerate(texts)]
+    expected = [score_by_hand(decoder, row) for row in rows]
+    assert score_completions(decoder, rows, pad_id=7, batch_size=batch_size) == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 1
+
+
+def test_answers_that_begin_alike_are_scored_apart(model, tokenizer):
+    rows = [encode(tokenizer, "Q: A:", answer, end=False) for answer in (" No", " No, pigs", " No, pigs cannot fly")]
+    scores = score_completions(model, rows, pad_id=0, batch_size=3)
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
+
+
+def test_multiple_choice_predictions_come_in_the_order_of_the_records(model, tokenizer):
+    records = [
+        Record(f"{i}", PROMPTS[i], " no", " yes", correct=(" no", " No, pigs")[: 1 + i % 2], incorrect=(" a dog",) * i)
+        for i in (3, 1, 2)
+    ]
+    predictions = predict(model, tokenizer, records, CHOICE, batch_size=2, max_new_tokens=1)
+    assert [prediction.id for prediction in predictions] == ["3", "1", "2"]
+    for record, prediction in zip(records, predictions, strict=True):
+        correct, incorrect = (
+            [score_by_hand(model, encode(tokenizer, record.prompt, answer, end=False)) for answer in answers]
+            for answers in (record.correct, record.incorrect)
+        )
+        assert prediction.evidence["correct"] == pytest.approx(correct, abs=1e-4)
+        assert prediction.evidence["incorrect"] == pytest.approx(incorrect, abs=1e-4)
+        assert prediction.scores == pytest.approx(multiple_choice(correct, incorrect), abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_generation_in_padded_batches_is_that_of_one_prompt_after_the_other(decoder, tokenizer, batch_size):
+    texts = generate(decoder, tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=6)
+    assert texts == [continue_by_hand(decoder, tokenizer, prompt, 6) for prompt in PROMPTS]
+    assert len(set(texts)) > 1
+
+
+def test_generation_is_that_of_the_edited_model(model, tokenizer):
+    plain = generate(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6)
+    with HeadAdapter([(1, 0)], 5 * torch.ones(1, 8)).attach(model):
+        edited = generate(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6)
+        assert edited == [continue_by_hand(model, tokenizer, prompt, 6) for prompt in PROMPTS]
+    assert edited != plain
+
+
+def test_generation_stops_at_the_end_of_sequence(make_model, tokenizer):
+    model = make_model()
+    first = model(torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])).logits[0, -1].argmax().item()
+    model.generation_config.eos_token_id = first
+    (text,) = generate(model, tokenizer, PROMPTS[:1], batch_size=1, max_new_tokens=6)
+    assert text == tokenizer.decode([first])
+
+
+@pytest.mark.parametrize("habit", [{"repetition_penalty": 5.0}, {"no_repeat_ngram_size": 1}, {"min_new_tokens": 6}])
+def test_generation_is_greedy_whatever_the_model_prefers(make_model, tokenizer, habit):
+    model = make_model()
+    for key, value in habit.items():
+        setattr(model.generation_config, key, value)
+    if "min_new_tokens" in habit:
+        model.generation_config.eos_token_id = greedy_ids(model, tokenizer, PROMPTS[0], 1)[0]
+        expected = greedy_ids(model, tokenizer, PROMPTS[0], 1)
+    else:
+        expected = greedy_ids(model, tokenizer, PROMPTS[0], 8)
+    (text,) = generate(model, tokenizer, PROMPTS[:1], batch_size=1, max_new_tokens=8)
+    assert text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_generated_predictions_come_in_the_order_of_the_records(model, tokenizer):
+    records = [Record(str(i), prompt, " no") for i, prompt in enumerate(PROMPTS)]
+    predictions = predict(model, tokenizer, records, CLEAN, batch_size=2, max_new_tokens=5)
+    assert [prediction.id for prediction in predictions] == ["0", "1", "2", "3", "4"]
+    assert [prediction.evidence["generated"] for prediction in predictions] == [
+        continue_by_hand(model, tokenizer, prompt, 5) for prompt in PROMPTS
+    ]
+    assert all(prediction.evidence["target"] == "no" for prediction in predictions)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "text", "prediction", "match"),
+    [
+        (CLEAN, " Sweden", "Sweden", True),
+        (CLEAN, "Sweden", "Sweden", True),
+        (CLEAN, " sWEDEN \nQ: And", "sWEDEN", True),
+        (CLEAN, "\n Sweden\n", "Sweden", True),
+        (CLEAN, " Kingdom of Sweden", "Kingdom of Sweden", True),
+        (CLEAN, " Sweden.", "Sweden.", False),
+        (CLEAN, " Swedenborg", "Swedenborg", False),
+        (CLEAN, " Norway", "Norway", False),
+        (CLEAN, "", "", False),
+        (CLEAN, "\n", "", False),
+        (MQUAKE_LOFIT, "Sweden", "Sweden", True),
+        (MQUAKE_LOFIT, "SWEDEN\nQ: And", "SWEDEN", True),
+        (MQUAKE_LOFIT, " Sweden", " Sweden", False),
+        (MQUAKE_LOFIT, "Sweden ", "Sweden ", False),
+        (MQUAKE_LOFIT, "\nSweden", "", False),
+        (CLUTRR_CLEAN, "Sweden\nQ: And. So", "Sweden", True),
+        (CLUTRR_CLEAN, " Sweden. And\nso", "Sweden", True),
+        (CLUTRR_LOFIT, "Sweden\nQ: And. So", "Sweden\nQ: And", False),
+        (CLUTRR_LOFIT, " Sweden . And", "Sweden", True),
+    ],
+)
+def test_exact_match_by_protocol(judgement, text, prediction, match):
+    space = "" if judgement.protocol == "lofit" else " "
+    record = Record("1", "Q: A:", f"{space}Sweden", aliases=("Kingdom of Sweden", "SE"))
+    assert exact_match(text, record, judgement) == (prediction, match)
+
+
+def test_metrics_are_named_by_their_protocol_and_survive_their_file(tmp_path):
+    predictions = [Prediction("a", {"mc1": 1.0, "mc2": 1 / 3}, {}), Prediction("b", {"mc1": 0.0, "mc2": 0.25}, {})]
+    scores = table(predictions, CHOICE)
+    assert scores == {"mc1_clean": [1.0, 0.0], "mc2_clean": [1 / 3, 0.25]}
+    assert list(table(predictions, MQUAKE_LOFIT)) == ["mc1_lofit", "mc2_lofit"]
+    write_scores(tmp_path / "scores.csv", scores)
+    read = read_scores(tmp_path / "scores.csv")
+    assert list(read) == list(scores)
+    assert read["mc2_clean"].tolist() == pytest.approx(scores["mc2_clean"], abs=1e-6)
+
+
+def test_a_prediction_is_one_flat_json_row():
+    row = Prediction("a", {"mc1": 1 / 3}, {"correct": [-1.0]}).to_json()
+    assert row == {"id": "a", "mc1": 0.333333, "correct": [-1.0]}
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+@torch.no_grad()
+def score_by_hand(model, row):
+    logprobs = model(torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+    return sum(logprobs[at - 1, row.ids[at]].item() for at in range(row.start, len(row.ids)))
+
+
+@torch.no_grad()
+def greedy_ids(model, tokenizer, prompt, count):
+    ids = tokenizer(prompt)["input_ids"]
+    start = len(ids)
+    while len(ids) < start + count and tokenizer.eos_token_id not in ids[start:]:
+        ids = [*ids, model(torch.tensor([ids])).logits[0, -1].argmax().item()]
+    return ids[start:]
+
+
+def continue_by_hand(model, tokenizer, prompt, count):
+    return tokenizer.decode(greedy_ids(model, tokenizer, prompt, count), skip_special_tokens=True)
