@@ -1,6 +1,7 @@
 """params.yaml as typed blocks, validated in one go.
 
 Every field that a user can set stands here with its meaning and its bounds; the blocks have the names of the stages.
+A default belongs to the file's format: DVC sees the values in params.yaml, not the ones that it leaves out.
 """
 
 from pathlib import Path
@@ -42,12 +43,12 @@ class Model(Block):
     name: Text
     """`demo`, a folder, or a Hugging Face id."""
 
-    revision: str | None
+    revision: str | None = None
     """Branch, tag or commit on the hub; null for its main branch."""
 
     dtype: Literal["float32", "bfloat16", "float16"]
 
-    world: Seed
+    world: Seed = 0
     """Which generated world the demo model learns."""
 
 
@@ -64,13 +65,13 @@ class Preprocess(Block):
     protocol: Literal["clean", "lofit"]
     """`lofit` repeats the published code's choices, `clean` corrects its faults."""
 
-    fold: Annotated[int, Field(ge=0, le=1)]
+    fold: Annotated[int, Field(ge=0, le=1)] = 0
     """Which of TruthfulQA's two folds; 0 for the other tasks."""
 
-    train_size: Count | None
+    train_size: Count | None = None
     """How many training examples to draw; null for all."""
 
-    seed: Seed
+    seed: Seed = 42
     """Decides that draw."""
 
 
@@ -83,10 +84,10 @@ class TuneBias(Block):
 
     batch_size: Count
 
-    beta: Positive
+    beta: Positive = 0.5
     """DPO's beta; tasks trained with cross-entropy ignore it."""
 
-    max_length: Count
+    max_length: Count = 512
     """Longest training sequence, in tokens."""
 
 
@@ -105,7 +106,7 @@ class SelectHeads(Block):
 
     ranking: Literal["scale_norm", "random"]
 
-    draw: Seed
+    draw: Seed = 1
     """Which random draw; `scale_norm` ignores it."""
 
 

@@ -26,7 +26,7 @@ def test_the_file_of_the_project_is_valid():
 def test_values_are_taken_over_as_they_stand(raw):
     params = validate(raw)
     assert params.run.model_dump() == raw["run"] and params.model.model_dump() == raw["model"]
-    assert params.tasks["mquake"].model_dump() == raw["tasks"]["mquake"]
+    assert params.tasks["mquake"].model_dump(exclude_unset=True) == raw["tasks"]["mquake"]
 
 
 def test_a_key_left_out_takes_its_default(raw):
@@ -196,6 +196,13 @@ def test_a_cell_that_is_not_in_the_file_is_refused(raw, task, method, words):
         validate(raw).cell(task, method)
 
 
+def test_a_method_without_heads_takes_no_training_overrides(raw):
+    put(raw, "methods.base.tune_bias", {"lr": 0.1})
+    assert faults(raw) == [
+        "params.yaml: methods.base: met overrides of training; allowed for kind base: those of evaluate"
+    ]
+
+
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -215,10 +222,3 @@ def faults(raw):
     with pytest.raises(LofitError) as refusal:
         validate(raw)
     return str(refusal.value).split("\n")
-
-
-def test_a_method_without_heads_takes_no_training_overrides(raw):
-    put(raw, "methods.base.tune_bias", {"lr": 0.1})
-    assert faults(raw) == [
-        "params.yaml: methods.base: met overrides of training; allowed for kind base: those of evaluate"
-    ]

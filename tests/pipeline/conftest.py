@@ -169,6 +169,4 @@ def write_tiny_params(file: Path) -> None:
         block = params["tasks"][task]
         block["fetch_data"]["source"] = f"data/{task}"
         block["train_scales"]["epochs"] = block["tune_bias"]["epochs"] = 2
-        for stage in ("train_scales", "tune_bias"):
-            block[stage]["max_length"] = 1024
     file.write_text(yaml.safe_dump(params, sort_keys=False))
