@@ -129,7 +129,7 @@ def _loss(model: LlamaForCausalLM, batch: list[Document], prompt_weight: float) 
     """Weighted mean cross-entropy; no attention mask is needed, since padding is on the right of a causal model."""
     ids, weights = _padded(batch, prompt_weight)
     targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
-    # Without prompt loss nine positions in ten need no logits, which are the dearest part of so small a model.
+    # Padding needs no logits, which are the dearest part of so small a model.
     kept = weights.nonzero().squeeze(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # [B, T-1, hidden]

@@ -84,5 +84,5 @@ class Recipe:
     """Every task's cued score must reach this, since it bounds what tuning can reach."""
     extension: float = 0.2
     """Further steps, as a share of one epoch, when the gate is missed."""
-    extensions: int = 2
+    extensions: int = 4
     """How often training is extended before the build fails."""
