@@ -94,9 +94,11 @@ def open_checkpoint(stage: str, *inputs: object) -> "Checkpoint":
     """The checkpoint of this loop over these inputs; drops those of the same stage over other inputs."""
     from lofit.checkpoint import Checkpoint, fingerprint
 
-    home = project_root() / "checkpoints" / stage
+    in_workspace = project_root() == Path.cwd()
+    home = project_root() / "checkpoints" / ("workspace" if in_workspace else "experiments") / stage
     folder = home / fingerprint(*inputs)
-    for stale in home.iterdir() if home.exists() else ():
+    # Experiments of a queue run side by side, each with inputs of its own: none may drop another's.
+    for stale in home.iterdir() if in_workspace and home.exists() else ():
         if stale != folder:
             print(f"{stage}: its inputs have changed; dropping the checkpoint of an unfinished run", file=sys.stderr)
             shutil.rmtree(stale)

@@ -173,7 +173,7 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_bytes(project, edit):
     edit("tasks.truthfulqa.tune_bias.epochs", 400)
     outs = "artifacts/truthfulqa/1/lofit/**/*"
     with subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.env, start_new_session=True) as process:
-        home = project.folder / "checkpoints" / "tune_bias-truthfulqa-1-lofit"
+        home = project.folder / "checkpoints" / "workspace" / "tune_bias-truthfulqa-1-lofit"
         wait_for(lambda: list(home.glob("*/state.safetensors")), process)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (project.folder / "artifacts/truthfulqa/1/lofit/adapter").exists()
