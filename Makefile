@@ -35,6 +35,7 @@ clean:
 	rm -rf artifacts checkpoints dvc_plots mlruns mlflow.db* .cache .dvc/cache .dvc/tmp
 
 .venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	pip install --quiet --disable-pip-version-check -r requirements.lock
 	pip install --quiet --disable-pip-version-check --no-deps --editable .
