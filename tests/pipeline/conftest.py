@@ -169,4 +169,5 @@ def write_tiny_params(file: Path) -> None:
         block = params["tasks"][task]
         block["fetch_data"]["source"] = f"data/{task}"
         block["train_scales"]["epochs"] = block["tune_bias"]["epochs"] = 2
+        block["tune_bias"]["lr"] = 0.05
     file.write_text(yaml.safe_dump(params, sort_keys=False))
