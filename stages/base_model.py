@@ -1,5 +1,7 @@
 """Stage base_model: resolve the model to an exact revision; train the embedded one where params.yaml says `demo`."""
 
+from dataclasses import asdict
+
 from lofit import models
 from lofit.files import write_json, write_whole
 from stages import workspace
@@ -14,7 +16,7 @@ def base_model() -> None:
         # Only this stage pays for importing it.
         from lofit import demo
 
-        checkpoint = workspace.open_checkpoint("base_model", model.model_dump())
+        checkpoint = workspace.open_checkpoint("base_model", model.world, asdict(demo.Recipe()))
         figures = demo.build(folder, world=model.world, checkpoint=checkpoint)
         base = models.resolve("demo", source=str(folder / "model"), dtype=model.dtype)
         checkpoint.clear()
