@@ -28,7 +28,7 @@ lint: .venv/installed
 ui: .venv/installed
 	@python -m stages.show | tail -n 1
 	mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 # What `make repro` made, the cache included; committed results stay.
 clean:

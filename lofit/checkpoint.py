@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -56,9 +56,13 @@ class Checkpoint:
         """(number of steps done, tensors, history), or None where there is nothing to resume."""
         if self.folder is None or not (file := self.folder / "state.safetensors").exists():
             return None
-        with safe_open(file, framework="pt") as opened:
-            record = json.loads(opened.metadata()["record"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, framework="pt") as opened:
+                record = json.loads(opened.metadata()["record"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except SafetensorError:
+            # Damaged on disk: beginning anew loses less than failing for ever.
+            return None
         return record["step"], tensors, record["history"]
 
     def clear(self) -> None:

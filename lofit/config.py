@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lofit.errors import LofitError
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.]*$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(pattern=r"\S")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -228,7 +228,7 @@ def names_in_run(raw: Any) -> list[str]:
         listed, known = run.get(key), raw.get(key)
         if isinstance(listed, list) and isinstance(known, dict):
             unknown = [name for name in listed if isinstance(name, str) and name not in known]
-            faults += [f"run.{key}: met {name!r}; allowed: {', '.join(known)}" for name in unknown]
+            faults += [f"run.{key}: met {name!r}; allowed: {', '.join(map(str, known))}" for name in unknown]
     return faults
 
 
@@ -245,6 +245,9 @@ def cross_check(params: Params) -> list[str]:
     for name, task in params.tasks.items():
         if task.kind != "truthfulqa" and task.preprocess.fold != 0:
             faults.append(f"tasks.{name}.preprocess.fold: met {task.preprocess.fold}; allowed for {task.kind}: 0")
+        if name in params.run.tasks and task.fetch_data.source == "demo" and params.model.name != "demo":
+            allowed = f"a folder, since model.name is {params.model.name!r}"
+            faults.append(f"tasks.{name}.fetch_data.source: met 'demo'; allowed: {allowed}")
         if task.kind == "truthfulqa" and task.preprocess.protocol != "clean":
             faults.append(f"tasks.{name}.preprocess.protocol: met 'lofit'; allowed for truthfulqa: 'clean'")
     for name, method in params.methods.items():
@@ -283,7 +286,7 @@ def describe(fault: Any, root: type[Block]) -> str:
         )
     allowed = ALLOWED.get(kind) or fault["msg"].removeprefix("Input should be ")
     if kind == "string_pattern_mismatch":
-        allowed = "letters, digits, _ and . only" if context["pattern"] == NAME_PATTERN else "a text that is not blank"
+        allowed = "letters, digits and _ only" if context["pattern"] == NAME_PATTERN else "a text that is not blank"
     if kind == "literal_error":
         allowed = context["expected"]
     return f"{key}: met {fault['input']!r}; allowed: {allowed}"

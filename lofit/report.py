@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lofit.selection import RankedHead
-
 RESAMPLES = 2000
 
 
@@ -39,7 +37,7 @@ class Row:
     trained_parameters: int
 
     heads: str
-    """The selected heads of each seed as layer.head, best first."""
+    """The selected heads of each seed as layer.head."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Cell:
     scores: dict[str, np.ndarray]
     """By metric, one number per record."""
 
-    heads: list[RankedHead]
+    heads: list[tuple[int, int]]
 
     trained_parameters: int
 
@@ -75,15 +73,18 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def rows_of_task(task: str, cells: dict[str, Sequence[Cell]], *, baseline: str = "base") -> list[Row]:
-    """One row per metric and method of a task; `cells` holds, by method, a cell for each seed."""
+def rows_of_task(task: str, cells: dict[str, Sequence[Cell]], *, baseline: str | None) -> list[Row]:
+    """One row per metric and method of a task; `cells` holds, by method, a cell for each seed.
+
+    `baseline` is the method that gains are measured against, if there is one.
+    """
     rows = []
     for metric in next(iter(cells.values()))[0].scores:
         scores = {method: np.stack([cell.scores[metric] for cell in seeds]) for method, seeds in cells.items()}
         for method, seeds in cells.items():
             low, high = interval(scores[method])
             gain = gain_low = gain_high = None
-            if method != baseline and baseline in scores:
+            if baseline is not None and baseline in scores and method != baseline:
                 difference = scores[method] - scores[baseline]
                 gain = float(difference.mean())
                 gain_low, gain_high = interval(difference)
@@ -99,7 +100,7 @@ def rows_of_task(task: str, cells: dict[str, Sequence[Cell]], *, baseline: str =
                     gain_low=gain_low,
                     gain_high=gain_high,
                     trained_parameters=seeds[0].trained_parameters,
-                    heads="; ".join(" ".join(f"{head.layer}.{head.head}" for head in cell.heads) for cell in seeds),
+                    heads="; ".join(" ".join(f"{layer}.{head}" for layer, head in cell.heads) for cell in seeds),
                 )
             )
     return rows

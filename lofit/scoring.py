@@ -123,6 +123,8 @@ def generate(
     """Greedy continuation of each prompt, without special tokens."""
     pad_id = padding_id(tokenizer)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    # A tokenizer that ends every text by itself would have the model continue after its end.
+    encoded = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in encoded]
     # Checkpoints ship settings of their own; a score must not depend on them.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,

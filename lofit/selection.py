@@ -68,14 +68,12 @@ def read_norms(file: Path) -> np.ndarray:
     return norms
 
 
-def write_heads(file: Path, heads: Sequence[RankedHead]) -> None:
-    """Save heads as rows of a CSV file, best first: layer, head, score."""
-    rows = (f"{ranked.layer},{ranked.head},{ranked.score:.6f}\n" for ranked in heads)
-    write_whole(file, "layer,head,score\n" + "".join(rows))
+def write_heads(file: Path, heads: Sequence[tuple[int, int]]) -> None:
+    """Save heads as rows of a CSV file: layer, head."""
+    write_whole(file, "layer,head\n" + "".join(f"{layer},{head}\n" for layer, head in heads))
 
 
-def read_heads(file: Path) -> list[RankedHead]:
+def read_heads(file: Path) -> list[tuple[int, int]]:
     """What `write_heads` wrote."""
     with file.open(newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    return [RankedHead(int(row["layer"]), int(row["head"]), float(row["score"])) for row in rows]
+        return [(int(row["layer"]), int(row["head"])) for row in csv.DictReader(opened)]

@@ -123,8 +123,10 @@ class Tracker:
 
 @contextmanager
 def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tracker]:
-    """Open a run called `name`, close it however the block ends. Earlier runs of that name which a kill left open,
-    on this host, are closed too."""
+    """Open a run called `name` and close it however the block ends.
+
+    Runs of the experiment that a kill left open on this host are closed too.
+    """
     tracker = Tracker()
     if os.environ.get("LOFIT_TRACKING", "on") != "off":
         try:

@@ -1,5 +1,6 @@
 """The training loop of both steps: a few vectors are trained, the model stays as it is."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 from lofit.adapter import HeadAdapter
 from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from lofit.completions import Encoded, collate, encode, padding_id
+from lofit.errors import LofitError
 from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
 from lofit.scoring import score_completions
 from lofit.tasks.record import Judgement, Record
@@ -120,6 +122,9 @@ def train(
 
     AdamW without weight decay, linear decay to zero without warm-up, gradients clipped to norm 1 (LoFiT appendix C.1;
     weight decay as in the published code). `loss` is the task's own, `penalty` the L1 term added to it.
+
+    Raises:
+        LofitError: the loss or a vector is no longer finite.
     """
     vectors = list(adapter.parameters())
     optimizer = torch.optim.AdamW([{"params": vectors, "initial_lr": settings.lr}], lr=settings.lr, weight_decay=0.0)
@@ -151,6 +156,10 @@ def train(
             schedule.step()
             optimizer.zero_grad()
             row = {"step": step + 1, "epoch": epoch + 1, "loss": loss.item(), "penalty": penalty.item(), "lr": lr}
+            if not math.isfinite(row["loss"] + row["penalty"]):
+                raise LofitError(
+                    f"{description}: the loss is {row['loss']} at step {step + 1}; lower lr, {settings.lr}"
+                )
             history.append(row)
             on_step(row)
             bar.update()
@@ -158,6 +167,9 @@ def train(
             if checkpoint.due(step + 1):
                 state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
                 checkpoint.save(step + 1, {**state, **optimizer_tensors(optimizer)}, history)
+    # Squares must stay finite too: heads are ranked by norms.
+    if not all(vector.square().sum().isfinite() for vector in vectors):
+        raise LofitError(f"{description}: vectors have grown beyond all bounds; lower lr, {settings.lr}")
     return history
 
 

@@ -16,15 +16,17 @@ def base_model() -> None:
         # Only this stage pays for importing it.
         from lofit import demo
 
-        checkpoint = workspace.open_checkpoint("base_model", model.world, asdict(demo.Recipe()))
-        figures = demo.build(folder, world=model.world, checkpoint=checkpoint)
+        recipe = demo.Recipe()
+        workspace.check_heads(params, recipe.layers * recipe.heads)
+        checkpoint = workspace.open_checkpoint("base_model", model.world, asdict(recipe))
+        figures = demo.build(folder, world=model.world, checkpoint=checkpoint, recipe=recipe)
         base = models.resolve("demo", source=str(folder / "model"), dtype=model.dtype)
         checkpoint.clear()
     else:
         figures = {}
         write_whole(folder / "data" / "README.txt", DEMO_NOTE)
         base = models.resolve(model.name, revision=model.revision, dtype=model.dtype)
-    workspace.check_heads(params, base.layout)
+    workspace.check_heads(params, base.layout.size)
     write_json(workspace.BASE_MODEL, base.to_json())
     layout = base.layout
     shape = {"layers": layout.num_layers, "heads": layout.size, "head_dim": layout.head_dim}

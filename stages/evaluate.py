@@ -77,8 +77,7 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
         from lofit.figures import heat_maps
 
         norms = read_norms(shared.tables / "scale_norms.csv")
-        chosen = [(ranked.layer, ranked.head) for ranked in heads]
-        run.figure(heat_maps([(f"{task}, {method}, seed {seed}", norms, chosen)]), "heads.png")
+        run.figure(heat_maps([(f"{task}, {method}, seed {seed}", norms, heads)]), "heads.png")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from stages import workspace
 
 SUMMARY = """# Results
 
-Model `{model}`, seeds {seeds}, {splits}. Intervals are 95 % bootstrap intervals over questions{over_seeds}; a gain is
-measured against the untouched base model on the same questions. Heads are layer.head, best first.
+Model `{model}`; {splits}; seeds {seeds}. Intervals are 95 % bootstrap
+intervals over questions{over_seeds}; a gain is measured against the untouched base model on the same questions. Heads
+are layer.head.
 
 {table}
 
@@ -38,9 +39,10 @@ def render() -> None:
     params = workspace.read_params()
     run = params.run
     rows: list[report.Row] = []
+    baseline = next((method for method in run.methods if params.methods[method].kind == "base"), None)
     for task in run.tasks:
         cells = {method: [read_cell(task, seed, method) for seed in run.seeds] for method in run.methods}
-        rows += report.rows_of_task(task, cells)
+        rows += report.rows_of_task(task, cells, baseline=baseline)
 
     out = workspace.REPORTS
     figures.save(figures.score_bars(main_metrics(rows)), out / "scores.png")
@@ -48,7 +50,7 @@ def render() -> None:
     summary = SUMMARY.format(
         model=params.model.name,
         seeds=", ".join(map(str, run.seeds)),
-        splits=", ".join(f"{task}: {params.task(task).evaluate.split} split" for task in run.tasks),
+        splits=", ".join(f"{task} on its {split_of(task, params)} split" for task in run.tasks),
         over_seeds=" and seeds" if len(run.seeds) > 1 else "",
         table=report.markdown(rows),
         first_seed=run.seeds[0],
@@ -58,6 +60,12 @@ def render() -> None:
     csv.writer(table, lineterminator="\n").writerows(report.to_csv(rows))
     write_whole(out / "summary.csv", table.getvalue())
     write_whole(out / "summary.md", summary)
+
+
+def split_of(task: str, params: Params) -> str:
+    """The split that a task's first cell was scored on."""
+    metrics = workspace.place(task, params.run.seeds[0], params.run.methods[0]).metrics
+    return next(iter(read_json(metrics / "evaluate.json")))
 
 
 def main_metrics(rows: list[report.Row]) -> list[report.Row]:
@@ -76,7 +84,7 @@ def grid(params: Params, task: str) -> tuple:
     seed = params.run.seeds[0]
     norms = read_norms(workspace.place(task, seed).tables / "scale_norms.csv")
     heads = read_heads(workspace.place(task, seed, framed_method(params)).tables / "heads.csv")
-    return task, norms, [(head.layer, head.head) for head in heads]
+    return task, norms, heads
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def select_heads(task: workspace.Task, seed: workspace.Seed, method: workspace.M
                 f"lower tasks.{task}.train_scales.l1 or select_heads.k",
                 file=sys.stderr,
             )
-    write_heads(where.tables / "heads.csv", heads)
+    # In the model's order and without scores, so that other scales which lead to the same heads change nothing.
+    write_heads(where.tables / "heads.csv", sorted((ranked.layer, ranked.head) for ranked in heads))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
     params = workspace.read_params()
     where = workspace.place(task, seed, method)
-    heads = [(ranked.layer, ranked.head) for ranked in read_heads(where.tables / "heads.csv")]
+    heads = read_heads(where.tables / "heads.csv")
     base = read_json(workspace.BASE_MODEL)
     facts = {
         "base_model": base["name"],

@@ -17,7 +17,6 @@ from lofit.tracking import project_root
 
 if TYPE_CHECKING:
     from lofit.checkpoint import Checkpoint
-    from lofit.heads import HeadLayout
     from lofit.models import BaseModel
 
 Task = Annotated[str, typer.Option(help="A task of params.yaml.")]
@@ -68,17 +67,16 @@ def read_base_model(params: config.Params) -> "BaseModel":
     from lofit.models import BaseModel
 
     base = BaseModel.from_json(read_json(BASE_MODEL))
-    check_heads(params, base.layout)
+    check_heads(params, base.layout.size)
     return base
 
 
-def check_heads(params: config.Params, layout: "HeadLayout") -> None:
-    """Refuse a K beyond the model's heads, in any cell of `run`, before anything is trained.
+def check_heads(params: config.Params, size: int) -> None:
+    """Refuse a K beyond the `size` heads of the model, in any cell of `run`.
 
     Raises:
         LofitError: one line per key.
     """
-    size = layout.num_layers * layout.num_heads
     faults = [
         f"{PARAMS}: tasks.{task}.select_heads.k for method {method}: met {k}; allowed: 1 to {size}, "
         f"the heads of {params.model.name}"
@@ -96,7 +94,8 @@ def open_checkpoint(stage: str, *inputs: object) -> "Checkpoint":
 
     in_workspace = project_root() == Path.cwd()
     home = project_root() / "checkpoints" / ("workspace" if in_workspace else "experiments") / stage
-    folder = home / fingerprint(*inputs)
+    # The code counts among the inputs: half a run by the old code and half by the new would be neither's result.
+    folder = home / fingerprint(*inputs, *sorted(Path("lofit").rglob("*.py")))
     # Experiments of a queue run side by side, each with inputs of its own: none may drop another's.
     for stale in home.iterdir() if in_workspace and home.exists() else ():
         if stale != folder:

@@ -76,7 +76,7 @@ def test_a_method_overrides_single_keys_of_the_blocks_of_a_task(raw):
             "methods.lofit.select_heads.k: met 0; allowed: greater than or equal to 1",
         ),
         ("methods.lofit.train_scales", {}, "methods.lofit.train_scales: unknown key; allowed: kind, select_heads, .*"),
-        ("methods.a/b", {"kind": "base"}, "methods.a/b: met 'a/b'; allowed: letters, digits, _ and . only"),
+        ("methods.a/b", {"kind": "base"}, "methods.a/b: met 'a/b'; allowed: letters, digits and _ only"),
         ("tasks.mquake.kind", "squad", "tasks.mquake.kind: met 'squad'; allowed: 'truthfulqa', 'mquake' or 'clutrr'"),
         ("tasks.mquake.evaluate", None, "tasks.mquake.evaluate: met None; allowed: a block of keys"),
         ("tasks.mquake.evaluate.split", "train", "tasks.mquake.evaluate.split: met 'train'; allowed: 'val' or 'test'"),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lofit.selection import (
-    RankedHead,
     random_heads,
     read_heads,
     read_norms,
@@ -106,7 +105,7 @@ def test_a_single_norm_survives_its_file(tmp_path):
     assert read_norms(tmp_path / "norms.csv").tolist() == [[0.5]]
 
 
-@pytest.mark.parametrize("heads", [[], [RankedHead(3, 1, 0.5), RankedHead(0, 7, 0.25)]])
+@pytest.mark.parametrize("heads", [[], [(3, 1), (0, 7)]])
 def test_heads_survive_their_file_in_their_order(tmp_path, heads):
     write_heads(tmp_path / "heads.csv", heads)
     assert read_heads(tmp_path / "heads.csv") == heads

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from lofit.tasks.record import SPLITS, Protocol, Record, Split, write_records
 
-KINDS = ("truthfulqa", "mquake", "clutrr")
-
 
 def preprocess(
     kind: str, raw: Path, out: Path, *, protocol: Protocol, fold: int, train_size: int | None, seed: int
@@ -19,7 +17,7 @@ def preprocess(
     """Turn a task's files in `raw` into records in `out`; returns how many there are of each split.
 
     Args:
-        kind: one of `KINDS`.
+        kind: the name of a module of this package.
         train_size: how many training examples to draw, or None for all.
         seed: decides the draw.
 
