@@ -1,33 +1,28 @@
 """HeadAdapter: the scales and offsets of some heads, and how they act on a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from lofit.adapter_folder import VECTORS, download, read_adapter, write_adapter
+from lofit.attachment import Attachment, attach
 from lofit.errors import LofitError
-from lofit.files import read_json, write_json, write_whole
 from lofit.heads import Head, HeadLayout, head_layout
-
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-VECTORS = ("scales", "offsets")
+from lofit.provenance import Provenance
 
 
-class HeadAdapter(nn.Module):
+class HeadAdapter(nn.Module, ModelHubMixin):
     """Vectors for K heads: z becomes `(1 + scale) * z + offset` at every token position (LoFiT section 3).
 
     Args:
         heads: K pairs (layer, head), each at most once.
         offsets: K x head_dim, or None for no offsets (v in the paper).
         scales: K x head_dim, or None for no scales (A in the paper).
+        provenance: where they come from; goes into the folder and its card.
 
     The vectors are float32 whatever the model's dtype. A tensor that already requires grad is used as it is, so that
     gradients reach whatever it was computed from; any other is copied into a trainable `nn.Parameter`.
@@ -44,8 +39,11 @@ class HeadAdapter(nn.Module):
         heads: Sequence[Head],
         offsets: Tensor | None = None,
         scales: Tensor | None = None,
+        *,
+        provenance: Provenance | None = None,
     ) -> None:
         super().__init__()
+        self.provenance = provenance or Provenance()
         self.heads: list[Head] = [(int(layer), int(head)) for layer, head in heads]
         if len(set(self.heads)) != len(self.heads):
             twice = next(head for head in self.heads if self.heads.count(head) > 1)
@@ -78,11 +76,49 @@ class HeadAdapter(nn.Module):
         """Size of each vector; None where the adapter holds no vector."""
         return next((int(v.shape[1]) for v in (self.scales, self.offsets) if v is not None), None)
 
+    def vectors(self) -> dict[str, Tensor]:
+        """The vectors that there are, K x head_dim each: `scales`, `offsets`."""
+        return {name: vector for name in VECTORS if (vector := getattr(self, name)) is not None}
+
+    def __mul__(self, strength: float) -> "HeadAdapter":
+        """This adapter at a strength: scales and offsets times a number. It stands by itself, trained no further."""
+        if not isinstance(strength, int | float):
+            return NotImplemented
+        training = {"strength": strength, "of": self.provenance.training}
+        provenance = self.provenance.model_copy(update={"training": training, "metrics": {}})
+        vectors = {name: vector.detach() * strength for name, vector in self.vectors().items()}
+        return HeadAdapter(self.heads, **vectors, provenance=provenance)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "HeadAdapter") -> "HeadAdapter":
+        """One adapter with the heads of both, vectors of shared heads added.
+
+        Without scales, this does what both do when they are attached together. Attached together, scales multiply:
+        z becomes (1 + A) (1 + B) z, here (1 + A + B) z, whatever the order.
+
+        Raises:
+            LofitError: they are not for the same model.
+        """
+        if not isinstance(other, HeadAdapter):
+            return NotImplemented
+        heads = sorted({*self.heads, *other.heads})
+        sizes = sorted({adapter.head_dim for adapter in (self, other) if adapter.head_dim})
+        if len(sizes) > 1:
+            raise LofitError(f"vectors of {sizes[0]} and of {sizes[1]} numbers met; allowed: adapters for one model")
+        sums: dict[str, Tensor] = {}
+        for adapter in (self, other):
+            rows = torch.tensor([heads.index(head) for head in adapter.heads], dtype=torch.long)
+            for name, vector in adapter.vectors().items():
+                total = sums.setdefault(name, torch.zeros(len(heads), sizes[0]))
+                sums[name] = total.index_add(0, rows, vector.detach().cpu())
+        return HeadAdapter(heads, **sums, provenance=self.provenance.joined(other.provenance))
+
     def extra_repr(self) -> str:
-        vectors = " and ".join(name for name in VECTORS if getattr(self, name) is not None) or "nothing"
+        vectors = " and ".join(self.vectors()) or "nothing"
         return f"{vectors} of {len(self.heads)} heads, {self.head_dim} numbers each: {self.heads}"
 
-    def attach(self, model: nn.Module, layout: HeadLayout | None = None) -> "Attachment":
+    def attach(self, model: nn.Module, layout: HeadLayout | None = None) -> Attachment:
         """Edit the heads of `model` until `detach()` or the end of the `with` block.
 
         **The model is changed in place** (forward pre-hooks on its attention output projections); its weights are
@@ -94,12 +130,7 @@ class HeadAdapter(nn.Module):
         """
         layout = layout or head_layout(model)
         self._check_fits(layout)
-        layers = sorted({layer for layer, _ in self.heads}) if self.head_dim else []
-        projections = {layout.projections[layer]: self._edit(layer, layout) for layer in layers}
-        handles = [
-            model.get_submodule(path).register_forward_pre_hook(pre_hook) for path, pre_hook in projections.items()
-        ]
-        return Attachment(handles + _refuse_no_effect(model, list(projections)))
+        return attach(self, model, layout)
 
     def _check_fits(self, layout: HeadLayout) -> None:
         for layer, head in self.heads:
@@ -110,162 +141,32 @@ class HeadAdapter(nn.Module):
                 )
         if self.head_dim not in (None, layout.head_dim):
             raise LofitError(f"adapter vectors have {self.head_dim} numbers; allowed: the model's {layout.head_dim}")
+        self.provenance.check_fits(layout)
 
-    def _edit(self, layer: int, layout: HeadLayout) -> Callable:
-        rows = torch.tensor([row for row, (at, _) in enumerate(self.heads) if at == layer])
-        heads = torch.tensor([head for at, head in self.heads if at == layer])
-        # Where the layer's vectors sit in the projection's input: heads of this layer x head_dim.
-        columns = heads[:, None] * layout.head_dim + torch.arange(layout.head_dim)
-        width = layout.num_heads * layout.head_dim
-        copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+    def save_pretrained(self, save_directory: str | Path, *, push_to_hub: bool = False, **options: Any) -> str | None:
+        """Write `config.json`, `model.safetensors` and the card `README.md`; with `push_to_hub`, upload them too.
 
-        def on(device: torch.device) -> tuple[Tensor, Tensor]:
-            """`rows` and `columns` on a device that only a call can tell: weights may be offloaded or spread."""
-            if device not in copies:
-                # A copy made in inference mode could not serve a later backward pass.
-                with torch.inference_mode(False):
-                    copies[device] = rows.to(device), columns.to(device)
-            return copies[device]
-
-        def full_width(vectors: Tensor, like: Tensor) -> Tensor:
-            """The layer's vectors among zeros, as wide as the projection's input."""
-            spread = torch.zeros(width, dtype=torch.float32, device=like.device)
-            return spread.index_put((on(like.device)[1],), vectors[on(vectors.device)[0]].to(like.device))
-
-        def pre_hook(_: nn.Module, args: tuple) -> tuple:
-            z, *rest = args
-            edited = z  # ... x (num_heads * head_dim)
-            # float32 vectors promote a bf16 z: in bf16, 1 + scale would round to 1 for |scale| < 0.002.
-            if self.scales is not None:
-                edited = edited * (1 + full_width(self.scales, z))
-            if self.offsets is not None:
-                edited = edited + full_width(self.offsets, z)
-            return (edited.to(z.dtype), *rest)
-
-        return pre_hook
-
-    def save_pretrained(self, folder: str | Path, **facts: object) -> None:
-        """Write `config.json` and `model.safetensors` to `folder`, heads in (layer, head) order.
-
-        `facts` (base model, revision, training) go into the config as they are; they must be JSON. Saving, loading
-        and saving again gives the same bytes.
+        Each file is written whole or not at all. Saving, loading and saving again gives the same bytes. `options` are
+        those of `push_to_hub`, whose `repo_id` is the folder's name by default.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        order = sorted(range(len(self.heads)), key=self.heads.__getitem__)
-        vectors = {
-            name: value.detach().cpu()[order].contiguous()
-            for name in VECTORS
-            if (value := getattr(self, name)) is not None
-        }
-        config = {
-            "format_version": FORMAT_VERSION,
-            "head_dim": self.head_dim,
-            "heads": [list(self.heads[row]) for row in order],
-            "vectors": list(vectors),
-        }
-        if taken := sorted(config.keys() & facts):
-            raise LofitError(f"save_pretrained: met the fact {taken[0]!r}; allowed: any name but {', '.join(config)}")
-        write_whole(folder / WEIGHTS_FILE, save(vectors))
-        write_json(folder / CONFIG_FILE, config | facts)
+        folder = Path(save_directory)
+        write_adapter(folder, self.heads, self.vectors(), self.provenance)
+        return self.push_to_hub(**{"repo_id": folder.name, **options}) if push_to_hub else None
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path) -> Self:
-        """Read an adapter from a folder, or from the Hugging Face hub where no such folder exists.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download_options: Any) -> Self:
+        """Read an adapter from a folder, or by its id from the Hugging Face hub where there is no such folder.
+
+        `download_options` are the hub's: revision, token, cache_dir, force_download, local_files_only.
 
         Raises:
             LofitError: a file is missing, cut short, foreign, of a newer format, or does not fit the other.
         """
-        folder = Path(folder_or_hub_id)
+        folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = _download(str(folder_or_hub_id))
-        config = _read_config(folder / CONFIG_FILE)
-        weights = folder / WEIGHTS_FILE
+            folder = download(str(pretrained_model_name_or_path), **download_options)
+        heads, vectors, provenance = read_adapter(folder)
         try:
-            vectors = load_file(weights)
-        except FileNotFoundError:
-            raise LofitError(f"{weights}: no such file; allowed: a folder written by save_pretrained") from None
-        except SafetensorError as error:
-            raise LofitError(f"{weights}: not a whole safetensors file ({error})") from None
-        if sorted(vectors) != sorted(config["vectors"]):
-            raise LofitError(f"{weights}: met tensors {sorted(vectors)}; allowed: {sorted(config['vectors'])}")
-        for name, vector in vectors.items():
-            if vector.ndim == 2 and vector.shape[1] != config.get("head_dim"):
-                raise LofitError(
-                    f"{weights}: {name} are {tuple(vector.shape)}; allowed: (K, head_dim) with the config's head_dim, "
-                    f"{config.get('head_dim')}"
-                )
-        try:
-            return cls([tuple(head) for head in config["heads"]], **vectors)
+            return cls(heads, **vectors, provenance=provenance)
         except LofitError as error:
             raise LofitError(f"{folder}: {error}") from None
-
-
-class Attachment:
-    """An adapter at work on a model. A context manager; `detach()` may be called more than once."""
-
-    def __init__(self, handles: list[RemovableHandle]) -> None:
-        self._handles = handles
-
-    def detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.detach()
-
-
-def _refuse_no_effect(model: nn.Module, paths: Sequence[str]) -> list[RemovableHandle]:
-    """Hooks that raise where the first pass through `model` leaves out one of these modules, and then are gone."""
-    watches: dict[str, RemovableHandle] = {}
-
-    def refuse(*_: object) -> None:
-        after.remove()
-        if watches:
-            raise LofitError(
-                f"{next(iter(watches))}: not called in a pass through {type(model).__name__}, so that an edit before "
-                "it has no effect; allowed: a projection that every pass calls"
-            )
-
-    after = model.register_forward_hook(refuse)
-    for path in paths:
-        watches[path] = model.get_submodule(path).register_forward_pre_hook(
-            lambda *_, path=path: watches.pop(path).remove()
-        )
-    return [after, *watches.values()]
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise LofitError(f"adapter {hub_id!r}: neither a folder nor an adapter on the hub ({reason})") from None
-
-
-def _read_config(file: Path) -> dict:
-    try:
-        config = read_json(file)
-    except FileNotFoundError:
-        raise LofitError(f"{file}: no such file; allowed: a folder written by save_pretrained") from None
-    except ValueError as error:
-        raise LofitError(f"{file}: not valid JSON ({error})") from None
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if type(version) is not int or version < 1 or "heads" not in config or "vectors" not in config:
-        raise LofitError(f"{file}: not a head adapter (no format_version, heads and vectors)")
-    if version > FORMAT_VERSION:
-        raise LofitError(f"{file}: format_version is {version}; allowed: up to {FORMAT_VERSION}, or a newer lofit")
-    heads = config["heads"]
-    whole = isinstance(heads, list) and all(
-        isinstance(head, list) and len(head) == 2 and all(type(part) is int for part in head) for head in heads
-    )
-    if not whole:
-        raise LofitError(f"{file}: heads is not a list of [layer, head] pairs of whole numbers")
-    if not isinstance(config["vectors"], list) or not all(name in VECTORS for name in config["vectors"]):
-        raise LofitError(f"{file}: vectors is {config['vectors']!r}; allowed: some of {list(VECTORS)}")
-    return config

@@ -1,9 +1,13 @@
-"""Small files, written whole or not at all."""
+"""Files and folders, written whole or not at all."""
 
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lofit.errors import LofitError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -12,6 +16,34 @@ def write_whole(path: Path, content: bytes | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)
+
+
+def check_free(out: Path, *, force: bool = False) -> None:
+    """A LofitError where the folder `out` is a file, or holds something and `force` is not set."""
+    if out.exists() and not out.is_dir():
+        raise LofitError(f"{out}: met a file; allowed: a new or empty folder")
+    if out.exists() and any(out.iterdir()) and not force:
+        raise LofitError(f"{out}: met a folder that is not empty; allowed: a new or empty one, or --force")
+
+
+@contextmanager
+def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder beside `out` to write into, which becomes `out` in one step at the end of the block.
+
+    If the block raises, what it wrote is dropped and `out` is what it was.
+
+    Raises:
+        LofitError: `out` is a file, or holds something and `force` is not set.
+    """
+    check_free(out, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        partial = Path(beside, out.name)
+        partial.mkdir()
+        yield partial
+        if out.exists():
+            out.rename(Path(beside, "old"))
+        partial.rename(out)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ section 2), whatever the number of key/value heads, the attention kernel or the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -39,6 +39,10 @@ class HeadLayout:
     num_heads: int
     head_dim: int
     projections: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, row: dict) -> Self:
+        return cls(**{**row, "projections": tuple(row["projections"])})
 
     @property
     def size(self) -> int:

@@ -17,14 +17,15 @@ from lofit.adapter import HeadAdapter
 from lofit.errors import LofitError
 from lofit.files import read_json
 from lofit.heads import Head
+from lofit.provenance import Provenance
 
 PARAMETER = re.compile(r"model\.layers\.(\d+)\.self_attn\.attn_([Av])\.(\d+)")
 EXPECTED = "model.layers.LAYER.self_attn.attn_A.HEAD and attn_v.HEAD, as github.com/fc2869/lo-fit writes them"
 CONFIG_FILE = "config.json"
 
 
-def import_checkpoint(source: str | Path) -> tuple[HeadAdapter, dict[str, str]]:
-    """The adapter in a checkpoint of the published code, and what is known of where it comes from.
+def import_checkpoint(source: str | Path) -> HeadAdapter:
+    """The adapter in a checkpoint of the published code, with what is known of where it comes from.
 
     Heads whose vectors are all zero are left out; the adapter has scales or offsets only if any of them is not zero.
     Of the weights, only the vectors are read; they become float32.
@@ -32,17 +33,15 @@ def import_checkpoint(source: str | Path) -> tuple[HeadAdapter, dict[str, str]]:
     Args:
         source: a folder with safetensors weights, whole or in shards; one such file; or an id on the Hugging Face hub.
 
-    Returns:
-        The adapter, and facts for its `save_pretrained`: `base_model`, what the checkpoint's config calls the model
-        that it was made from, and `imported_from`, the id on the hub; each where there is one.
+    Its provenance names what the checkpoint's config calls the model that it was made from, and the id on the hub.
 
     Raises:
         LofitError: there is no such checkpoint, it is pickled, a file of it is missing or cut short, or it holds no
             trained vector, vectors of different sizes, or NaN.
     """
-    place, facts = Path(source), {}
+    place, training = Path(source), {}
     if not place.exists():
-        place, facts["imported_from"] = _download(str(source)), str(source)
+        place, training = _download(str(source)), {"imported_from": str(source)}
     vectors: dict[str, dict[Head, Tensor]] = {"A": {}, "v": {}}
     for name, vector in _read_vectors(place).items():
         layer, kind, head = PARAMETER.fullmatch(name).groups()  # type: ignore[union-attr]
@@ -60,9 +59,9 @@ def import_checkpoint(source: str | Path) -> tuple[HeadAdapter, dict[str, str]]:
 
     head_dim = next(len(vector) for kind in vectors.values() for vector in kind.values())
     config = place / CONFIG_FILE if place.is_dir() else place.with_name(CONFIG_FILE)
-    if base_model := _read(config).get("_name_or_path") if config.is_file() else None:
-        facts["base_model"] = base_model
-    return HeadAdapter(heads, offsets=stacked(vectors["v"]), scales=stacked(vectors["A"])), facts
+    base_model = _read(config).get("_name_or_path") if config.is_file() else None
+    provenance = Provenance(base_model=base_model or None, training=training)
+    return HeadAdapter(heads, offsets=stacked(vectors["v"]), scales=stacked(vectors["A"]), provenance=provenance)
 
 
 def _read_vectors(place: Path) -> dict[str, Tensor]:

@@ -62,8 +62,7 @@ class BaseModel:
 
     @classmethod
     def from_json(cls, row: dict) -> Self:
-        layout = HeadLayout(**{**row["layout"], "projections": tuple(row["layout"]["projections"])})
-        return cls(**{**row, "layout": layout})
+        return cls(**{**row, "layout": HeadLayout.from_json(row["layout"])})
 
 
 def resolve(

@@ -1,12 +1,10 @@
-"""HeadAdapter: its vectors, its attachment to a model, and its folder."""
+"""HeadAdapter: its vectors, and its attachment to a model."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import cpu_offload
-from safetensors.torch import load_file, save_file
 
 from lofit import HeadAdapter, LofitError, head_layout
 from lofit.training import fresh_vectors
@@ -188,138 +186,6 @@ def test_vectors_that_cannot_be_right_are_refused(heads, vectors, words):
 def test_a_negative_head_is_named_also_among_others():
     with pytest.raises(LofitError, match=r"head \(2, -1\) is negative"):
         HeadAdapter([(0, 1), (2, -1)], torch.zeros(2, 8))
-
-
-@pytest.mark.parametrize("names", [("scales",), ("offsets",), ("scales", "offsets"), ()])
-def test_saving_loading_and_saving_again_gives_the_same_bytes(model, tmp_path, names):
-    heads = HEADS if names else []
-    adapter = HeadAdapter(heads, **{name: torch.randn(3, 8) for name in names})
-    adapter.save_pretrained(tmp_path / "first", base_model="somewhere", seed=42)
-    loaded = HeadAdapter.from_pretrained(tmp_path / "first")
-    loaded.save_pretrained(tmp_path / "second", base_model="somewhere", seed=42)
-    for file in ("config.json", "model.safetensors"):
-        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
-    assert loaded.heads == sorted(heads)
-    assert torch.equal(logits(model, loaded), logits(model, adapter))
-
-
-def test_the_folder_says_what_is_in_it(tmp_path):
-    offsets = torch.arange(24.0).view(3, 8)
-    HeadAdapter(HEADS, offsets).save_pretrained(tmp_path, task="mquake")
-    assert json.loads((tmp_path / "config.json").read_text()) == {
-        "format_version": 1,
-        "head_dim": 8,
-        "heads": [[0, 1], [0, 3], [1, 2]],
-        "vectors": ["offsets"],
-        "task": "mquake",
-    }
-    saved = load_file(tmp_path / "model.safetensors")
-    assert list(saved) == ["offsets"]
-    assert torch.equal(saved["offsets"], offsets.flip(0))
-
-
-def test_computed_vectors_can_be_saved(tmp_path):
-    HeadAdapter(HEADS, torch.ones(3, 8, requires_grad=True) * 2).save_pretrained(tmp_path)
-    assert HeadAdapter.from_pretrained(tmp_path).offsets.tolist() == [[2.0] * 8] * 3
-
-
-def edit(**changes):
-    """Damage that changes some keys of a folder's config."""
-
-    def damage(folder):
-        file = folder / "config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-    return damage
-
-
-def tensors(**values):
-    return lambda folder: save_file(values, folder / "model.safetensors")
-
-
-def text(file, content):
-    return lambda folder: (folder / file).write_text(content)
-
-
-def truncate(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-8])
-
-
-def peft(folder):
-    for file in folder.iterdir():
-        file.rename(
-            folder / {"config.json": "adapter_config.json", "model.safetensors": "adapter_model.bin"}[file.name]
-        )
-
-
-@pytest.mark.parametrize(
-    ("damage", "place"),
-    [
-        (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
-        (truncate, "model.safetensors: not a whole safetensors file"),
-        (text("model.safetensors", ""), "model.safetensors: not a whole safetensors file"),
-        (text("model.safetensors", "version https://git-lfs"), "model.safetensors: not a whole safetensors file"),
-        (text("config.json", ""), "config.json: not valid JSON"),
-        (text("config.json", '{"format_version": 1, "hea'), "config.json: not valid JSON"),
-        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "config.json: not valid JSON"),
-        (text("config.json", "[]"), "config.json: not a head adapter"),
-        (text("config.json", '{"model_type": "llama", "hidden_size": 32}'), "config.json: not a head adapter"),
-        (peft, "config.json: no such file"),
-        (edit(format_version=2), "config.json: format_version is 2; allowed: up to 1"),
-        (edit(format_version="1"), "config.json: not a head adapter"),
-        (edit(format_version=None), "config.json: not a head adapter"),
-        (edit(format_version=1.0), "config.json: not a head adapter"),
-        pytest.param(edit(format_version=True), "config.json: not a head adapter"),
-        pytest.param(edit(format_version=0), "config.json: "),
-        (edit(heads={"0": 1}), "config.json: heads is not a list"),
-        (edit(heads=[[0, 1], [0, 3], 7]), "config.json: heads is not a list"),
-        (edit(heads=[[0, 1], [0, 3], [1]]), "config.json: heads is not a list"),
-        (edit(heads=[[0, 1], [0, 3], [1, 2.0]]), "config.json: heads is not a list"),
-        (edit(heads=[[0, 1], [0, 3], [True, 2]]), "config.json: heads is not a list"),
-        (edit(heads=[[0, 1], [0, 3], [0, 1]]), ": head (0, 1) is named twice"),
-        (edit(heads=[[0, -1], [0, 3], [1, 2]]), ": head (0, -1) is negative"),
-        (edit(heads=[[0, 1], [0, 3]]), ": offsets: met shape (3, 8)"),
-        (edit(vectors=["biases"]), "config.json: vectors is ['biases']"),
-        (edit(vectors="offsets"), "config.json: vectors is 'offsets'"),
-        pytest.param(edit(vectors=[["offsets"]]), "config.json: vectors"),
-        pytest.param(edit(vectors=[{}]), "config.json: vectors"),
-        (edit(vectors=["scales"]), "model.safetensors: met tensors ['offsets']; allowed: ['scales']"),
-        (edit(vectors=[]), "model.safetensors: met tensors ['offsets']; allowed: []"),
-        pytest.param(edit(head_dim=16), "model.safetensors: "),
-        (tensors(offsets=torch.full((3, 8), torch.nan)), ": offsets: NaN or infinity met"),
-        (tensors(offsets=torch.zeros(2, 8)), ": offsets: met shape (2, 8)"),
-        (tensors(offsets=torch.zeros(3, 8, 1)), ": offsets: met shape (3, 8, 1)"),
-        (tensors(lora_A=torch.zeros(3, 8)), "model.safetensors: met tensors ['lora_A']"),
-        (tensors(offsets=torch.zeros(3, 8), more=torch.zeros(1)), "model.safetensors: met tensors ['more', 'offsets']"),
-    ],
-)
-def test_a_folder_that_is_not_whole_is_refused_in_one_line(tmp_path, damage, place):
-    folder = tmp_path / "adapter"
-    HeadAdapter(HEADS, torch.randn(3, 8)).save_pretrained(folder)
-    damage(folder)
-    with pytest.raises(LofitError) as refusal:
-        HeadAdapter.from_pretrained(folder)
-    message = str(refusal.value)
-    assert message.startswith(str(folder)) and place in message
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize("name", ["no/such/folder/here", "nobody/nothing"])
-def test_an_adapter_that_is_nowhere_is_one_line(monkeypatch, tmp_path, name):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        LofitError, match=f"^adapter '{name}': neither a folder nor an adapter on the hub .*$"
-    ) as refusal:
-        HeadAdapter.from_pretrained(name)
-    assert "\n" not in str(refusal.value)
-
-
-def test_facts_do_not_overwrite_the_format(tmp_path):
-    with pytest.raises(LofitError, match="heads"):
-        HeadAdapter(HEADS, torch.ones(3, 8)).save_pretrained(tmp_path, heads=[[5, 5]])
 
 
 def test_fresh_vectors_are_small_and_decided_by_their_seed():

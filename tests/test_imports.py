@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lofit.errors import LofitError
 from lofit.imports import import_checkpoint
+from lofit.provenance import Provenance
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYERS, HEADS, HEAD_DIM = 2, 4, 8
@@ -39,7 +40,7 @@ def test_an_imported_adapter_does_what_the_published_loop_does(tmp_path, make_mo
     stored = {kind: values.to(dtype) for kind, values in vectors.items()}
     model = make_model().to(dtype).float()
     folder = write(tmp_path / "checkpoint", make_model().to(dtype), stored, shards=shards)
-    adapter, facts = import_checkpoint(folder)
+    adapter = import_checkpoint(folder)
     wanted = published_logits(model, {kind: values.float() for kind, values in stored.items()})
     with adapter.attach(model):
         logits = model(INPUT).logits
@@ -47,7 +48,7 @@ def test_an_imported_adapter_does_what_the_published_loop_does(tmp_path, make_mo
     assert (wanted - model(INPUT).logits).abs().max() > 1e-2
     assert adapter.heads == [(0, 1), (0, 2), (1, 0), (1, 3)]
     assert adapter.scales.dtype == adapter.offsets.dtype == torch.float32
-    assert facts == {"base_model": "someone/llama"}
+    assert adapter.provenance == Provenance(base_model="someone/llama")
 
 
 @pytest.mark.parametrize("case", ["scaled", "offset"])
@@ -57,7 +58,7 @@ def test_an_imported_adapter_computes_the_golden_numbers_of_the_original(tmp_pat
     model = AutoModelForCausalLM.from_pretrained(GOLDEN / attention).eval()
     trained, name = {"scaled": ("A", "scales"), "offset": ("v", "offsets")}[case]
     untouched = {kind: torch.zeros_like(expected["scales"]) for kind in "Av"}
-    adapter, _ = import_checkpoint(write(tmp_path / "checkpoint", model, {**untouched, trained: expected[name]}))
+    adapter = import_checkpoint(write(tmp_path / "checkpoint", model, {**untouched, trained: expected[name]}))
     seen = expected["attention_mask"].bool()
     with adapter.attach(model):
         logits = model(input_ids=expected["input_ids"], attention_mask=expected["attention_mask"]).logits
@@ -69,7 +70,7 @@ def test_an_imported_adapter_computes_the_golden_numbers_of_the_original(tmp_pat
 @pytest.mark.parametrize(("kind", "absent"), [("A", "offsets"), ("v", "scales")])
 def test_vectors_that_are_all_zero_are_left_out(tmp_path, model, vectors, kind, absent):
     only = {**{other: torch.zeros_like(values) for other, values in vectors.items()}, kind: vectors[kind]}
-    adapter, _ = import_checkpoint(write(tmp_path / "checkpoint", model, only))
+    adapter = import_checkpoint(write(tmp_path / "checkpoint", model, only))
     assert getattr(adapter, absent) is None
     assert adapter.heads == [tuple(head) for head in vectors[kind].any(-1).nonzero().tolist()]
 
@@ -77,7 +78,7 @@ def test_vectors_that_are_all_zero_are_left_out(tmp_path, model, vectors, kind, 
 def test_a_vector_that_is_not_there_is_zero(tmp_path):
     names = ("model.layers.0.self_attn.attn_A.1", "model.layers.1.self_attn.attn_v.0")
     save_file({name: torch.ones(HEAD_DIM) for name in names}, tmp_path / "model.safetensors")
-    adapter, _ = import_checkpoint(tmp_path)
+    adapter = import_checkpoint(tmp_path)
     assert adapter.heads == [(0, 1), (1, 0)]
     assert adapter.scales[:, 0].tolist() == [1, 0] and adapter.offsets[:, 0].tolist() == [0, 1]
 
@@ -85,7 +86,7 @@ def test_a_vector_that_is_not_there_is_zero(tmp_path):
 def test_a_head_with_one_number_that_is_not_zero_is_kept(tmp_path, model):
     values = {kind: torch.zeros(LAYERS, HEADS, HEAD_DIM) for kind in "Av"}
     values["v"][1, 2, 7] = -1e-30
-    adapter, _ = import_checkpoint(write(tmp_path / "checkpoint", model, values))
+    adapter = import_checkpoint(write(tmp_path / "checkpoint", model, values))
     assert adapter.heads == [(1, 2)] and adapter.offsets[0, 7].item() == pytest.approx(-1e-30)
 
 
@@ -93,7 +94,7 @@ def test_heads_with_two_digits_keep_their_numbers(tmp_path):
     names = {f"model.layers.{layer}.self_attn.attn_v.{head}": (layer, head) for layer in (2, 10) for head in (1, 11)}
     weights = {name: torch.full((HEAD_DIM,), float(100 * layer + head)) for name, (layer, head) in names.items()}
     save_file(weights, tmp_path / "model.safetensors")
-    adapter, _ = import_checkpoint(tmp_path)
+    adapter = import_checkpoint(tmp_path)
     assert [(head, row[0]) for head, row in zip(adapter.heads, adapter.offsets.tolist(), strict=True)] == [
         ((2, 1), 201.0),
         ((2, 11), 211.0),
@@ -103,13 +104,13 @@ def test_heads_with_two_digits_keep_their_numbers(tmp_path):
 
 
 def test_a_single_file_is_a_checkpoint_too(checkpoint, vectors):
-    adapter, facts = import_checkpoint(checkpoint / "model.safetensors")
-    assert len(adapter.heads) == 4 and facts == {"base_model": "someone/llama"}
+    adapter = import_checkpoint(checkpoint / "model.safetensors")
+    assert len(adapter.heads) == 4 and adapter.provenance == Provenance(base_model="someone/llama")
 
 
-def test_a_checkpoint_without_a_config_has_no_facts(checkpoint):
+def test_a_checkpoint_without_a_config_has_no_provenance(checkpoint):
     (checkpoint / "config.json").unlink()
-    assert import_checkpoint(checkpoint)[1] == {}
+    assert import_checkpoint(checkpoint).provenance == Provenance()
 
 
 def test_shards_without_vectors_are_not_looked_into(tmp_path, model, vectors):
@@ -120,7 +121,7 @@ def test_shards_without_vectors_are_not_looked_into(tmp_path, model, vectors):
     assert others
     for shard in others:
         (folder / shard).unlink()
-    assert len(import_checkpoint(folder)[0].heads) == 4
+    assert len(import_checkpoint(folder).heads) == 4
 
 
 def test_from_the_hub_only_safetensors_and_config_are_fetched(checkpoint, monkeypatch):
@@ -131,9 +132,10 @@ def test_from_the_hub_only_safetensors_and_config_are_fetched(checkpoint, monkey
         return str(checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    adapter, facts = import_checkpoint("someone/tuned")
+    adapter = import_checkpoint("someone/tuned")
     assert asked == {"someone/tuned": ["*.safetensors", "*.index.json", "config.json"]}
-    assert facts == {"base_model": "someone/llama", "imported_from": "someone/tuned"}
+    training = {"imported_from": "someone/tuned"}
+    assert adapter.provenance == Provenance(base_model="someone/llama", training=training)
     assert len(adapter.heads) == 4
 
 

@@ -1,0 +1,90 @@
+"""Where the vectors of an adapter come from, as its folder says it."""
+
+from importlib.metadata import version
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from lofit.blocks import Block, Count
+from lofit.errors import LofitError
+from lofit.heads import HeadLayout
+
+LIBRARIES = ("lofit", "torch", "transformers")
+
+
+class Provenance(Block):
+    """What is known of an adapter's making; nothing of it is needed to use the adapter."""
+
+    base_model: str | None = None
+    """Hub id, or the name that it has in params.yaml."""
+
+    base_revision: str | None = None
+    """Commit on the hub, or SHA-256 over the files of a folder."""
+
+    target_module: str | None = None
+    """The end of the paths of the edited projections, the same in every layer: `self_attn.o_proj`."""
+
+    num_layers: Count | None = None
+    """Layers with heads, which (layer, head) counts."""
+
+    num_heads: Count | None = None
+    """Heads in each of them."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Task, data, seed and parameters."""
+
+    metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Scores, as `split/metric`."""
+
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Versions that it was made with."""
+
+    @classmethod
+    def of(cls, name: str, revision: str, layout: HeadLayout, *, training: dict[str, Any]) -> Self:
+        """The provenance of vectors trained just now on the model called `name`."""
+        return cls(
+            base_model=name,
+            base_revision=revision,
+            target_module=common_end(layout.projections),
+            num_layers=layout.num_layers,
+            num_heads=layout.num_heads,
+            training=training,
+            libraries={name: version(name) for name in LIBRARIES},
+        )
+
+    def check_fits(self, layout: HeadLayout) -> None:
+        """A LofitError where (layer, head) cannot mean in this model what it meant in training."""
+        for name, made_for, met in (
+            ("layers with heads", self.num_layers, layout.num_layers),
+            ("heads per layer", self.num_heads, layout.num_heads),
+        ):
+            if made_for not in (None, met):
+                raise LofitError(f"adapter: made for {made_for} {name}, met {met}; allowed: the model it was made for")
+        if self.target_module and not f".{layout.projections[0]}".endswith(f".{self.target_module}"):
+            met = layout.projections[0]
+            raise LofitError(f"adapter: made for {self.target_module}, met {met}; allowed: the model it was made for")
+
+    def joined(self, other: "Provenance") -> "Provenance":
+        """The provenance of a sum, with what both agree on; a LofitError where they are for models of other shapes."""
+        both = {
+            name: {value for value in (getattr(self, name), getattr(other, name)) if value is not None}
+            for name in ("base_model", "base_revision", "target_module", "num_layers", "num_heads")
+        }
+        for name in ("target_module", "num_layers", "num_heads"):
+            if len(both[name]) > 1:
+                raise LofitError(f"adapters with {name} {sorted(both[name])} met; allowed: adapters for one model")
+        agreed = {name: min(values) if len(values) == 1 else None for name, values in both.items()}
+        training = {"sum_of": [self.training, other.training]}
+        return self.model_copy(update={**agreed, "training": training, "metrics": {}})
+
+
+def common_end(paths: tuple[str, ...]) -> str:
+    """The part of dotted paths after the number of the layer: `self_attn.o_proj`."""
+    parts = paths[0].split(".")
+    shared = 1
+    while shared < len(parts) and all(path.split(".")[-shared - 1 :] == parts[-shared - 1 :] for path in paths):
+        shared += 1
+    # A model of one layer shares the whole path with itself.
+    tail = parts[-shared:]
+    numbers = [place for place, part in enumerate(tail) if part.isdecimal()]
+    return ".".join(tail[numbers[-1] + 1 :] if numbers else tail)
