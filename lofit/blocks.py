@@ -173,6 +173,10 @@ class Evaluate(Block):
     max_new_tokens: Count = 16
     """Length of a generated answer, in tokens."""
 
+    through: Literal["hooks", "merged", "peft"] = "hooks"
+    """What carries the edit: hooks on the base model, or an export, written and read back as its users do: the
+    checkpoint that it is folded into, or a PEFT adapter."""
+
 
 class Task(Block):
     """One task with a block for each stage."""

@@ -1,7 +1,9 @@
 """Stage evaluate: score the tuned model, and log the complete MLflow row of the cell."""
 
 from lofit import blocks, models, scoring
-from lofit.adapter import WEIGHTS_FILE, HeadAdapter
+from lofit.adapter import HeadAdapter
+from lofit.adapter_folder import WEIGHTS_FILE
+from lofit.export.served import served
 from lofit.files import read_json, write_json, write_jsonl
 from lofit.history import read_history
 from lofit.selection import read_heads, read_norms
@@ -20,11 +22,10 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
         log_inputs(run, params, base, task, seed, method)
         records = by_fold(read_records(workspace.data_folder(task), block.split))
         judgement = read_judgement(workspace.data_folder(task))
-        model, tokenizer = models.load(base)
+        adapters = {fold: HeadAdapter.from_pretrained(workspace.adapter_folder(where, fold)) for fold in records}
         predictions = {}
         for fold, rows in records.items():
-            adapter = HeadAdapter.from_pretrained(workspace.adapter_folder(where, fold))
-            with adapter.attach(model, base.layout):
+            with served(base, adapters[fold], block.through, scratch=where.artifacts) as (model, tokenizer):
                 predictions[fold] = scoring.predict(
                     model,
                     tokenizer,
@@ -41,9 +42,18 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
         )
         scoring.write_scores(where.tables / "scores.csv", scores)
         write_json(where.metrics / "evaluate.json", {block.split: means})
-        run.metrics({f"{block.split}/{name}": value for name, value in means.items()})
+        run.metrics(named(means, block.split))
+        for fold, adapter in adapters.items():
+            metrics = named(scoring.means({fold: scores[fold]}), block.split)
+            adapter.provenance = adapter.provenance.model_copy(update={"metrics": metrics})
+            adapter.save_pretrained(workspace.adapter_folder(where, fold, "release"))
         run.show_columns(f"{block.split}/{name}" for name in scores[min(scores)] if not name.startswith("mc3"))
         log_upstream(run, task, seed, method)
+
+
+def named(scores: dict[str, float], split: str) -> dict[str, float]:
+    """Scores by the names that they have in MLflow and in model cards."""
+    return {f"{split}/{name}": value for name, value in scores.items()}
 
 
 def log_inputs(run: Tracker, params: blocks.Params, base: models.BaseModel, task: str, seed: int, method: str) -> None:
@@ -77,7 +87,7 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
         for row in read_history(home.artifacts / f"{stage}.csv"):
             run.metrics({f"{stage}/loss": row["loss"]}, step=int(row["step"]))
     run.metrics({"trained_parameters": read_json(where.metrics / "tune_bias.json")["trained_parameters"]})
-    run.artifact(where.artifacts / "adapter", "adapter")
+    run.artifact(where.artifacts / "release", "adapter")
     run.artifact(where.tables / "heads.csv")
     run.artifact(where.artifacts / "predictions.jsonl")
     if heads:

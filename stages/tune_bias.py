@@ -1,34 +1,29 @@
 """Stage tune_bias: step 2, an offset vector for each selected head; writes the adapter."""
 
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lofit.adapter import WEIGHTS_FILE, HeadAdapter
+from lofit import blocks
+from lofit.adapter import HeadAdapter
+from lofit.adapter_folder import WEIGHTS_FILE
 from lofit.files import read_json, write_json
+from lofit.heads import HeadLayout
 from lofit.history import write_history
+from lofit.provenance import Provenance
 from lofit.selection import read_heads
 from stages import workspace
-
-if TYPE_CHECKING:
-    from lofit.heads import HeadLayout
 
 
 def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
     params = workspace.read_params()
+    block = params.cell(task, method).tune_bias
     where = workspace.place(task, seed, method)
     heads = read_heads(where.tables / "heads.csv")
-    base = read_json(workspace.BASE_MODEL)
-    facts = {
-        "base_model": base["name"],
-        "base_revision": base["revision"],
-        "task": task,
-        "seed": seed,
-        "method": method,
-    }
 
     def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
         for fold, adapter in adapters.items():
-            adapter.save_pretrained(workspace.adapter_folder(where, fold), **facts, fold=fold)
+            adapter.provenance = provenance(block, task, seed, method, fold)
+            adapter.save_pretrained(workspace.adapter_folder(where, fold))
         return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
 
     if not heads:
@@ -42,10 +37,22 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
     from lofit.training import fresh_vectors
     from stages.vectors import train_vectors
 
-    def make(layout: "HeadLayout", fold: int) -> HeadAdapter:
+    def make(layout: HeadLayout, fold: int) -> HeadAdapter:
         return HeadAdapter(heads[fold], offsets=fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed))
 
-    train_vectors("tune_bias", (task, seed, method), params.cell(task, method).tune_bias, make, write)
+    train_vectors("tune_bias", (task, seed, method), block, make, write)
+
+
+def provenance(block: blocks.TuneBias, task: str, seed: int, method: str, fold: int) -> Provenance:
+    """What the adapter's folder says of its making."""
+    base = read_json(workspace.BASE_MODEL)
+    data = (workspace.data_folder(task) / "train.jsonl").read_bytes()
+    training = {
+        **{"task": task, "method": method, "seed": seed, "fold": fold},
+        "data_sha256": sha256(data).hexdigest(),
+        "parameters": block.model_dump(),
+    }
+    return Provenance.of(base["name"], base["revision"], HeadLayout.from_json(base["layout"]), training=training)
 
 
 if __name__ == "__main__":

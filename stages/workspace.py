@@ -61,9 +61,12 @@ def data_folder(task: str) -> Path:
     return ARTIFACTS / task / "data"
 
 
-def adapter_folder(where: Place, fold: int) -> Path:
-    """Where the adapter of a fold is: that of fold 0 is the cell's own, as other tasks have no other."""
-    folder = where.artifacts / "adapter"
+def adapter_folder(where: Place, fold: int, name: str = "adapter") -> Path:
+    """Where the adapter of a fold is: that of fold 0 is the cell's own, as other tasks have no other.
+
+    `adapter` is as trained, `release` the same with its scores in the card.
+    """
+    folder = where.artifacts / name
     return folder / f"fold_{fold}" if fold else folder
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, LlamaConfig
 
 from lofit import HeadAdapter, cli, config, scoring
+from lofit.cli.generate import show_texts
+from lofit.cli.inspect import pattern
 from lofit.completions import chat_prompt
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +141,7 @@ def test_inspect_is_plain_in_a_file_and_folds_what_is_too_long(lofit, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("names", "pattern"),
+    ("names", "short"),
     [
         (("a.0.o", "a.1.o", "a.2.o"), "a.{0..2}.o"),
         (("a.3.o", "a.7.o"), "a.{3,7}.o"),
@@ -148,8 +150,8 @@ def test_inspect_is_plain_in_a_file_and_folds_what_is_too_long(lofit, monkeypatc
         (("a.0.o",), "a.0.o"),
     ],
 )
-def test_module_names_in_one(names, pattern):
-    assert cli.pattern(names) == pattern
+def test_module_names_in_one(names, short):
+    assert pattern(names) == short
 
 
 def test_inspect_refuses_what_is_no_model(lofit, tmp_path):
@@ -216,7 +218,7 @@ def test_in_a_terminal_the_continuations_stand_side_by_side(capsys, monkeypatch)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "40")
-    cli.show_texts(["[b]fly?"], {"base": [" [red]no[/red]"], "tuned": ["\nyes " + "and yes " * 5]})
+    show_texts(["[b]fly?"], {"base": [" [red]no[/red]"], "tuned": ["\nyes " + "and yes " * 5]})
     lines = [line.rstrip() for line in plain(capsys.readouterr().out).splitlines()]
     assert lines[0] == "[b]fly?"
     assert lines[1].split() == ["base", "tuned"]

@@ -1,0 +1,3 @@
+from lofit.cli import main
+
+main()

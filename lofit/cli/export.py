@@ -1,0 +1,79 @@
+"""lofit export: an adapter as a plain checkpoint, or as a stock PEFT folder."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lofit.cli.arguments import Revision, model_source
+from lofit.errors import LofitError
+from lofit.files import check_free
+
+
+def export(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder that holds an adapter, or its hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    to: Annotated[
+        Literal["hf", "peft", "peft-lora"],
+        typer.Option(
+            help="hf: the whole model with the edit folded in. peft: a PEFT adapter of the fewest numbers. peft-lora: "
+            "one that older versions of peft read, too."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The base model: a folder, a hub id, or demo. By default, what the adapter names."),
+    ] = None,
+    revision: Revision = None,
+    engine: Annotated[
+        Literal["transformers", "vllm", "llama.cpp"],
+        typer.Option(help="What is to run the checkpoint; one that it is known to mangle is not written."),
+    ] = "transformers",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    quantization: Annotated[
+        Literal["bitsandbytes_4bit", "bitsandbytes_8bit"] | None, typer.Option(help="Quantise the base model.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Largest difference allowed, as a share of the adapter's effect.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what OUT holds.")] = False,
+) -> None:
+    """Write an adapter so that it runs without lofit; read it back in another process and compare."""
+    if to != "hf" and engine != "transformers":
+        raise LofitError(f"--engine: met {engine}; allowed with --to {to}: transformers, which reads PEFT adapters")
+    # Before anything is loaded; `whole_folder` looks again.
+    check_free(out, force=force)
+    from lofit import models
+    from lofit.adapter import HeadAdapter
+    from lofit.export.checkpoint import export_checkpoint
+    from lofit.export.peft_folder import export_peft
+
+    edits = HeadAdapter.from_pretrained(adapter)
+    made_from = edits.provenance
+    name = model or made_from.base_model
+    if name is None:
+        raise LofitError(f"{adapter}: names no base model; allowed: --model with the one that it was made from")
+    if model is None and revision is None and is_commit(made_from.base_revision):
+        revision = made_from.base_revision
+    base = models.resolve(
+        name, source=model_source(name), revision=revision, dtype=dtype, quantization=quantization, device=device
+    )
+    if made_from.base_revision not in (None, base.revision):
+        print(
+            f"warning: {name} is at {base.revision[:12]}, and the adapter was trained at "
+            f"{made_from.base_revision[:12]}; its scores are those of the latter",
+            file=sys.stderr,
+        )
+    if to == "hf":
+        verification = export_checkpoint(base, edits, out, engine=engine, tolerance=tolerance, force=force)
+    else:
+        method: Literal["lora"] | None = "lora" if to == "peft-lora" else None
+        verification = export_peft(base, edits, out, method=method, tolerance=tolerance, force=force)
+    print(f"{out}: {verification}")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether this is a commit on the hub, not the hash of a folder."""
+    return revision is not None and len(revision) == 40

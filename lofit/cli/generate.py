@@ -1,0 +1,51 @@
+"""lofit generate: continuations without and with an adapter."""
+
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from lofit.cli.arguments import Revision, model_source
+from lofit.cli.terminal import columns, terminal
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What the model is to continue.")],
+    model: Annotated[str, typer.Option(help="A folder, a Hugging Face id, or demo.")],
+    adapter: Annotated[str | None, typer.Option(help="A folder that holds an adapter, or its Hugging Face id.")] = None,
+    revision: Revision = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 32,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the tokenizer's chat template.")] = False,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+) -> None:
+    """Continue prompts greedily, by the model as it is and by the model with an adapter."""
+    from lofit import models, scoring
+    from lofit.adapter import HeadAdapter
+    from lofit.completions import chat_prompt
+
+    edits = HeadAdapter.from_pretrained(adapter) if adapter else None
+    base = models.resolve(model_source(model), revision=revision, dtype=dtype)
+    loaded, tokenizer = models.load(base)
+    shown = [chat_prompt(tokenizer, prompt) for prompt in prompts] if chat else prompts
+
+    def continued() -> list[str]:
+        return scoring.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)
+
+    texts = {model: continued()}
+    if edits is not None:
+        with edits.attach(loaded, base.layout):
+            texts[f"{model} with {adapter}"] = continued()
+    show_texts(prompts, texts)
+
+
+def show_texts(prompts: list[str], texts: dict[str, list[str]]) -> None:
+    """Print each prompt with its continuations: side by side in a terminal, one after the other elsewhere."""
+    console = terminal()
+    for row, prompt in enumerate(prompts):
+        if not console.is_terminal:
+            print(f"prompt: {prompt}", *(f"{name}: {text[row]}" for name, text in texts.items()), "", sep="\n")
+            continue
+        console.print(Text(prompt, style="bold"))
+        table = columns(*texts, ratio=1)
+        table.add_row(*(text[row].strip("\n") for text in texts.values()))
+        console.print(table, "")

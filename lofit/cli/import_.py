@@ -1,0 +1,42 @@
+"""lofit import: a checkpoint of the published code as an adapter folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lofit.errors import LofitError
+from lofit.files import check_free
+
+
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a .safetensors file, or a Hugging Face id.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Write into OUT even if it holds something.")] = False,
+) -> None:
+    """Turn a checkpoint of the published code (github.com/fc2869/lo-fit) into an adapter folder."""
+    if Path(source).suffix == ".npy":
+        raise LofitError(
+            f"{source}: a list of heads holds no vectors to import; name it in params.yaml instead, as "
+            "tasks.<task>.select_heads.source"
+        )
+    check_free(out, force=force)
+    if out.resolve() in (Path(source).resolve(), Path(source).resolve().parent):
+        raise LofitError(f"{out}: met the folder of the checkpoint itself; allowed: another one")
+    from lofit.imports import import_checkpoint
+
+    adapter = import_checkpoint(source)
+    adapter.save_pretrained(out)
+    kinds = " and ".join(adapter.vectors())
+    numbers = sum(vector.numel() for vector in adapter.parameters())
+    layers = len({layer for layer, _ in adapter.heads})
+    base = adapter.provenance.base_model or "BASE_MODEL"
+    print(
+        f"{out}: {kinds} of {len(adapter.heads)} heads in {layers} layers, {adapter.head_dim} numbers each, "
+        f"{numbers:,} in all\n\nTry it:\n\n"
+        f'  lofit generate "..." --model {base} --adapter {out}\n\nUse it:\n\n'
+        f'  adapter = lofit.HeadAdapter.from_pretrained("{out}")\n'
+        "  with adapter.attach(model):\n      ..."
+    )

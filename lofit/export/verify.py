@@ -1,0 +1,165 @@
+"""An export is believed only once another process has read it from disk and given the edited model's logits."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.adapter import HeadAdapter
+from lofit.errors import LofitError
+from lofit.heads import HeadLayout
+
+PROMPTS = (
+    "Q: What do bees make?\nA:",
+    "The capital of France is",
+    "Imagine that Ada Lovelace was born in Norway. The language spoken there is",
+    "If Ann is the mother of Ben and Ben is the brother of Carl, then Ann is Carl's",
+    "Once upon a time, in a village by the sea, there lived",
+)
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+"""Largest difference allowed, as a share of the effect. Of 16 bits, rounding alone takes a few percent."""
+
+FRESH = Path(__file__).with_name("fresh.py")
+WITHOUT_LOFIT = """
+import runpy, sys
+sys.modules["lofit"] = None
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+"""Runs a script in a process in which `import lofit` fails, installed or not."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an export must reproduce: logits (tokens x vocabulary, float32, on the CPU) of each row of token ids."""
+
+    rows: list[Tensor]
+
+    base: list[Tensor]
+    """Of the model as it is."""
+
+    edited: list[Tensor]
+    """Of the model with the adapter attached."""
+
+    @property
+    def effect(self) -> float:
+        """Largest change of a logit that the adapter makes."""
+        return largest_difference(self.base, self.edited)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an export is from the model with the adapter attached."""
+
+    difference: float
+    """Largest absolute difference of a logit."""
+
+    effect: float
+    """Largest absolute change of a logit that the adapter makes."""
+
+    tolerance: float
+    """Allowed difference, as a share of the effect."""
+
+    dtype: str
+
+    libraries: dict[str, str]
+    """Versions that the export was read back with."""
+
+    def __str__(self) -> str:
+        return (
+            f"read back by transformers {self.libraries['transformers']} in a process without lofit: largest "
+            f"difference of a logit {self.difference:.2g}, beside an effect of {self.effect:.2g} ({self.dtype})"
+        )
+
+
+def fixed_rows(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> list[Tensor]:
+    """Rows of token ids to compare logits on: a few English prompts, and ids from the whole vocabulary.
+
+    The last make a tokenizer that does not know English, or none at all, no obstacle.
+    """
+    texts = [] if tokenizer is None else [torch.tensor(tokenizer(text)["input_ids"]) for text in PROMPTS]
+    spread = [torch.arange(start, vocab_size, max(vocab_size // 16, 1))[:16] for start in (1, 2)]
+    return [row for row in (*texts, *spread) if len(row) and int(row.max()) < vocab_size]
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each row by itself, float32, on the CPU."""
+    return [model(row[None].to(model.device)).logits[0].float().cpu() for row in rows]
+
+
+def expect(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, rows: Sequence[Tensor]) -> Expected:
+    """Measure what an export of `adapter` must reproduce; leaves the model as it is."""
+    base = logits(model, rows)
+    with adapter.attach(model, layout):
+        return Expected(list(rows), base, logits(model, rows))
+
+
+def largest_difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Largest absolute difference between tensors of the same shapes; NaN where a tensor holds NaN."""
+    return max(torch.stack([(one - other).abs().max() for one, other in zip(some, others, strict=True)]).tolist())
+
+
+def verify(
+    folder: Path,
+    expected: Expected,
+    *,
+    dtype: str,
+    device: torch.device | str = "cpu",
+    quantization_config: dict | None = None,
+    tolerance: float | None = None,
+) -> Verification:
+    """Load `folder` in a fresh process in which lofit cannot be imported, and compare its logits with `expected`.
+
+    Args:
+        folder: what `AutoModelForCausalLM.from_pretrained` can read: a checkpoint or a PEFT adapter.
+        dtype: key of `TOLERANCE`, the type of the weights.
+        quantization_config: how the weights are to be quantised by bitsandbytes while they are loaded.
+        tolerance: allowed difference as a share of the effect, in place of the dtype's own.
+
+    Raises:
+        LofitError: the folder does not load, or holds weights that the architecture has no place for, or lacks some;
+            or the logits are further from the expected ones than the tolerance allows.
+    """
+    options = {"dtype": dtype, "device": str(device), "quantization_config": quantization_config}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".verify-") as scratch:
+        inputs, outputs = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
+        names = [f"row_{index}" for index in range(len(expected.rows))]
+        save_file({name: row.contiguous() for name, row in zip(names, expected.rows, strict=True)}, inputs)
+        command: list[str | Path] = [
+            sys.executable,
+            "-c",
+            WITHOUT_LOFIT,
+            FRESH,
+            folder,
+            inputs,
+            outputs,
+            json.dumps(options),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise LofitError(f"{folder}: the export does not load as it should ({reason})")
+        found = load_file(outputs)
+    libraries = {name: version(name) for name in ("torch", "transformers", "peft")}
+    allowed = TOLERANCE[dtype] if tolerance is None else tolerance
+    if quantization_config and tolerance is None:
+        allowed = TOLERANCE["bfloat16"]
+    difference = largest_difference([found[name] for name in names], expected.edited)
+    verification = Verification(difference, expected.effect, allowed, dtype, libraries)
+    # Written so that NaN fails too.
+    if not difference <= allowed * expected.effect:
+        raise LofitError(
+            f"{folder}: the export, read back from disk, differs from the model with the adapter attached by "
+            f"{difference:.2g} in a logit, where the adapter's effect is {expected.effect:.2g}; allowed: "
+            f"{allowed:g} of the effect"
+        )
+    return verification
