@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lofit.adapter import HeadAdapter
     from lofit.errors import LofitError
+    from lofit.export.merge import merge
     from lofit.heads import HeadLayout, head_layout
 
-__all__ = ["HeadAdapter", "HeadLayout", "LofitError", "head_layout"]
+__all__ = ["HeadAdapter", "HeadLayout", "LofitError", "head_layout", "merge"]
 
 _HOME = {
     "HeadAdapter": "lofit.adapter",
     "HeadLayout": "lofit.heads",
     "LofitError": "lofit.errors",
     "head_layout": "lofit.heads",
+    "merge": "lofit.export.merge",
 }
 
 

@@ -8,10 +8,11 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
-from lofit.adapter_folder import VECTORS, download, read_adapter, write_adapter
+from lofit.adapter_folder import CONFIG_FILE, VECTORS, WEIGHTS_FILE, read_adapter, write_adapter
 from lofit.attachment import Attachment, attach
 from lofit.errors import LofitError
 from lofit.heads import Head, HeadLayout, head_layout
+from lofit.hub import fetch
 from lofit.provenance import Provenance
 
 
@@ -164,7 +165,12 @@ class HeadAdapter(nn.Module, ModelHubMixin):
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = download(str(pretrained_model_name_or_path), **download_options)
+            folder = fetch(
+                str(pretrained_model_name_or_path),
+                what="adapter",
+                files=(CONFIG_FILE, WEIGHTS_FILE),
+                **download_options,
+            )
         heads, vectors, provenance = read_adapter(folder)
         try:
             return cls(heads, **vectors, provenance=provenance)

@@ -130,14 +130,3 @@ def from_version_1(config: dict) -> dict[str, Any]:
     known = {name: config[name] for name in ("base_model", "base_revision", "head_dim", "vectors") if name in config}
     training = {key: value for key, value in config.items() if key not in {*known, "format_version", "heads"}}
     return {"format_version": 1, "head_dim": None, "vectors": None, **known, "heads": pairs, "training": training}
-
-
-def download(hub_id: str, **options: Any) -> Path:
-    """The folder of an adapter on the Hugging Face hub, fetched if it has to be."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **options))
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise LofitError(f"adapter {hub_id!r}: neither a folder nor an adapter on the hub ({reason})") from None

@@ -17,11 +17,13 @@ from lofit.adapter import HeadAdapter
 from lofit.errors import LofitError
 from lofit.files import read_json
 from lofit.heads import Head
+from lofit.hub import fetch
 from lofit.provenance import Provenance
 
 PARAMETER = re.compile(r"model\.layers\.(\d+)\.self_attn\.attn_([Av])\.(\d+)")
 EXPECTED = "model.layers.LAYER.self_attn.attn_A.HEAD and attn_v.HEAD, as github.com/fc2869/lo-fit writes them"
 CONFIG_FILE = "config.json"
+HUB_FILES = ("*.safetensors", "*.index.json", CONFIG_FILE)
 
 
 def import_checkpoint(source: str | Path) -> HeadAdapter:
@@ -41,7 +43,7 @@ def import_checkpoint(source: str | Path) -> HeadAdapter:
     """
     place, training = Path(source), {}
     if not place.exists():
-        place, training = _download(str(source)), {"imported_from": str(source)}
+        place, training = fetch(str(source), what="checkpoint", files=HUB_FILES), {"imported_from": str(source)}
     vectors: dict[str, dict[Head, Tensor]] = {"A": {}, "v": {}}
     for name, vector in _read_vectors(place).items():
         layer, kind, head = PARAMETER.fullmatch(name).groups()  # type: ignore[union-attr]
@@ -119,13 +121,3 @@ def _read(file: Path) -> dict:
     except ValueError as error:
         raise LofitError(f"{file}: not valid JSON ({error})") from None
     return content if isinstance(content, dict) else {}
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.index.json", CONFIG_FILE]))
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise LofitError(f"checkpoint {hub_id!r}: neither a folder, a file nor on the hub ({reason})") from None

@@ -61,8 +61,10 @@ class Provenance(Block):
             if made_for not in (None, met):
                 raise LofitError(f"adapter: made for {made_for} {name}, met {met}; allowed: the model it was made for")
         if self.target_module and not f".{layout.projections[0]}".endswith(f".{self.target_module}"):
-            met = layout.projections[0]
-            raise LofitError(f"adapter: made for {self.target_module}, met {met}; allowed: the model it was made for")
+            raise LofitError(
+                f"adapter: made for {self.target_module}, met {layout.projections[0]}; allowed: the model that "
+                "it was made for"
+            )
 
     def joined(self, other: "Provenance") -> "Provenance":
         """The provenance of a sum, with what both agree on; a LofitError where they are for models of other shapes."""

@@ -22,7 +22,7 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
 
     def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
         for fold, adapter in adapters.items():
-            adapter.provenance = provenance(block, task, seed, method, fold)
+            adapter.provenance = provenance(block if heads else None, task, seed, method, fold)
             adapter.save_pretrained(workspace.adapter_folder(where, fold))
         return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
 
@@ -43,14 +43,14 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
     train_vectors("tune_bias", (task, seed, method), block, make, write)
 
 
-def provenance(block: blocks.TuneBias, task: str, seed: int, method: str, fold: int) -> Provenance:
-    """What the adapter's folder says of its making."""
+def provenance(block: blocks.TuneBias | None, task: str, seed: int, method: str, fold: int) -> Provenance:
+    """What the adapter's folder says of its making; without `block`, nothing was trained."""
     base = read_json(workspace.BASE_MODEL)
     data = (workspace.data_folder(task) / "train.jsonl").read_bytes()
     training = {
         **{"task": task, "method": method, "seed": seed, "fold": fold},
         "data_sha256": sha256(data).hexdigest(),
-        "parameters": block.model_dump(),
+        "parameters": block.model_dump() if block else {},
     }
     return Provenance.of(base["name"], base["revision"], HeadLayout.from_json(base["layout"]), training=training)
 

@@ -312,7 +312,7 @@ def test_an_adapter_that_is_nowhere_is_one_line(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        LofitError, match=f"^adapter '{name}': neither a folder nor an adapter on the hub .*$"
+        LofitError, match=f"^adapter '{name}': neither here nor on the Hugging Face hub .*$"
     ) as refusal:
         HeadAdapter.from_pretrained(name)
     assert "\n" not in str(refusal.value)

@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 
-from lofit import HeadAdapter, cli, config, scoring
+from lofit import HeadAdapter, cli, config, head_layout, scoring
+from lofit.cli.export import export
 from lofit.cli.generate import show_texts
 from lofit.cli.inspect import pattern
 from lofit.completions import chat_prompt
+from lofit.models import folder_hash
+from lofit.provenance import Provenance
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "{% for turn in messages %}[INST] {{ turn.content }} [/INST]{% endfor %}"
@@ -123,7 +127,7 @@ def test_inspect_leaves_lora_out_where_q_and_v_are_one_module(lofit):
     GPT2Config().save_pretrained("gpt2")
     printed = lofit("inspect", "gpt2")
     assert table(printed)["output projections"] == ["transformer.h.{0..11}.attn.c_proj"]
-    assert "LoRA" not in printed
+    assert "LoRA r=" not in printed
 
 
 def test_inspect_takes_the_name_of_the_projection(lofit):
@@ -164,6 +168,26 @@ def test_inspect_refuses_what_is_no_model(lofit, tmp_path):
 def test_demo_is_the_model_that_the_pipeline_has_trained(lofit):
     LlamaConfig(num_hidden_layers=5).save_pretrained("artifacts/demo/model")
     assert table(lofit("inspect", "demo"))["layers with heads"] == ["5"]
+
+
+def test_inspect_says_what_becomes_of_an_offset_elsewhere(lofit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+    Qwen3Config(**shape, head_dim=16, num_hidden_layers=2).save_pretrained("qwen3")
+    Qwen2Config(**shape, num_hidden_layers=2).save_pretrained("qwen2")
+    for name, wanted in (
+        (
+            "qwen3",
+            {"transformers": "keeps: .* bias of o_proj$", "vllm": "drops: .* refuses$", "llama.cpp": ".* refuses$"},
+        ),
+        (
+            "qwen2",
+            {"transformers": ".* relabelled as a Llama$", "vllm": ".* relabelled as a Llama$", "peft": ".* --to peft$"},
+        ),
+    ):
+        rows = {line.split()[0]: line.rstrip() for line in lofit("inspect", name).splitlines() if line.strip()}
+        for engine, end in wanted.items():
+            assert re.search(end, rows[engine]), rows[engine]
 
 
 # ---------------------------------------------------------------------------------------------------------- generate
@@ -233,6 +257,83 @@ def test_generate_refuses_an_adapter_of_another_model(lofit, folder):
     assert "adapter head (7, 1) is not in the model" in lofit(*options, "high", fails=True)
     assert "adapter vectors have 9 numbers; allowed: the model's 8" in lofit(*options, "wide", fails=True)
     assert "not a head adapter" in lofit(*options, folder, fails=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ export
+
+
+@pytest.fixture
+def release(folder, model):
+    """An adapter that names its base model, in a folder called `release`."""
+    provenance = Provenance.of("tiny", folder_hash(folder), head_layout(model), training={"task": "cats"})
+    edits = HeadAdapter([(0, 1), (1, 2)], offsets=torch.ones(2, 8), provenance=provenance)
+    edits.save_pretrained("release")
+    return edits
+
+
+@pytest.mark.parametrize("kind", ["hf", "peft"])
+def test_export_writes_what_loads_without_us_and_says_how_far_it_is_off(lofit, release, model, kind):
+    ids = torch.tensor([[5, 17, 40]])
+    with release.attach(model):
+        wanted = model(ids).logits
+    printed = lofit("export", "release", "out", "--to", kind)
+    assert re.fullmatch(
+        r"out: read back by transformers \S+ in a process without lofit: largest difference of a logit \S+, beside an "
+        r"effect of \S+ \(float32\)\n",
+        printed,
+    )
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained("out")(ids).logits, wanted, rtol=1e-4, atol=1e-5)
+    card = ModelCard.load("out/README.md")
+    assert card.data.base_model == "tiny" and card.data.library_name == {"hf": "transformers", "peft": "peft"}[kind]
+    assert "largest effect of the adapter on a logit" in card.text
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "release", "tiny"]
+
+
+def test_export_warns_of_a_base_that_is_not_the_one_trained_on(lofit, release, folder, capsys, monkeypatch):
+    (folder / "notes.txt").write_text("changed")
+    monkeypatch.setattr("lofit.export.checkpoint.export_checkpoint", lambda *_, **__: "done")
+    export("release", Path("out"), to="hf")
+    assert re.match(r"warning: tiny is at \w{12}, and the adapter was trained at \w{12}; ", capsys.readouterr().err)
+
+
+def test_export_keeps_to_the_commit_that_the_adapter_was_trained_at(release, monkeypatch):
+    release.provenance = release.provenance.model_copy(update={"base_model": "me/tiny", "base_revision": "c" * 40})
+    release.save_pretrained("release")
+    asked = []
+    monkeypatch.setattr("lofit.models.skeleton", lambda source, *, revision: asked.append((source, revision)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export("release", Path("out"), to="hf")
+    assert asked == [("me/tiny", "c" * 40)]
+
+
+def test_export_refuses_before_anything_is_loaded(lofit, adapter, monkeypatch):
+    Path("taken").mkdir()
+    Path("taken/file").write_text("mine")
+    assert "taken: met a folder that is not empty; allowed" in lofit(
+        "export", "tuned", "taken", "--to", "hf", fails=True
+    )
+    assert "file: met a file" in lofit("export", "tuned", "taken/file", "--to", "peft", fails=True)
+    assert "tuned: names no base model; allowed: --model" in lofit("export", "tuned", "out", "--to", "hf", fails=True)
+    options = ("--to", "peft", "--engine", "vllm")
+    assert "--engine: met vllm; allowed with --to peft" in lofit("export", "tuned", "out", *options, fails=True)
+    assert Path("taken/file").read_text() == "mine" and not Path("out").exists()
+
+
+def test_export_leaves_nothing_where_the_engine_would_lose_the_edit(lofit, tmp_path, make_tokenizer, adapter):
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=8, num_key_value_heads=2, vocab_size=320)).save_pretrained("qwen")
+    make_tokenizer().save_pretrained("qwen")
+    fault = lofit("export", "tuned", "out", "--to", "hf", "--model", "qwen", "--engine", "vllm", fails=True)
+    assert "vllm" in fault and "drops" in fault and "lofit export --to peft" in fault and "\n" not in fault
+    assert sorted(path.name for path in Path().iterdir()) == ["qwen", "tuned"]
+
+
+def test_export_drops_what_does_not_come_back_the_same(lofit, release, monkeypatch):
+    """A merge that forgets the offsets writes a checkpoint that loads without a warning: the base model's."""
+    monkeypatch.setattr("lofit.export.checkpoint.fold", lambda model, *_: model)
+    fault = lofit("export", "release", "out", "--to", "hf", fails=True)
+    assert re.search(r"differs from the model with the adapter attached by \S+ in a logit, where .* effect is", fault)
+    assert sorted(path.name for path in Path().iterdir()) == ["release", "tiny"]
 
 
 # ------------------------------------------------------------------------------------------------------------ import

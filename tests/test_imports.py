@@ -141,7 +141,7 @@ def test_from_the_hub_only_safetensors_and_config_are_fetched(checkpoint, monkey
 
 def test_nothing_of_that_name(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuses("no/such", "'no/such': neither a folder, a file nor on the hub")
+    refuses("no/such", "'no/such': neither here nor on the Hugging Face hub")
 
 
 def test_a_model_that_is_not_of_the_published_code(tmp_path, model):

@@ -7,9 +7,11 @@ from rich.table import Table
 
 from lofit.cli.arguments import ModelName, Revision, model_source
 from lofit.cli.terminal import columns, terminal
+from lofit.errors import LofitError
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
     from lofit.heads import HeadLayout
 
@@ -57,8 +59,36 @@ def inspect(
     console.print(table, "")
     console.print(
         "Set K, the number of heads, in params.yaml: tasks.<task>.select_heads.k. Of the 1024 heads of Llama-2-7B, the "
-        "paper's 3 % are 32 and its 10 % are 96."
+        "paper's 3 % are 32 and its 10 % are 96.",
+        "",
     )
+    console.print(served_table(empty, layout))
+
+
+def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> Table:
+    """What becomes of offsets outside lofit: what engines do with a bias, and what can be exported for them."""
+    import torch
+
+    from lofit.adapter import HeadAdapter
+    from lofit.export.engines import table
+    from lofit.export.homes import find_home
+
+    # One offset for each head, all different: what holds for these holds for any.
+    numbers = torch.arange(layout.size * layout.head_dim, dtype=torch.float32)
+    edits = HeadAdapter(layout.grid(), numbers.view(layout.size, layout.head_dim))
+    shown = columns("engine", "a bias of the output projection", "known from", "lofit export")
+    for found in table(model.config.get_text_config(decoder=True).model_type):
+        if found.engine == "peft":
+            written = "--to peft"
+        else:
+            try:
+                home = find_home(model, edits, layout, found.engine)
+                written = f"--to hf: bias of {home.place}{', relabelled as a Llama' if home.as_llama else ''}"
+            except LofitError:
+                written = "refuses"
+        known = found.mark if found.mark != "unknown" else ""
+        shown.add_row(f"{found.engine} {found.version}", f"{found.verdict}: {found.detail}", known, written)
+    return shown
 
 
 def pattern(names: tuple[str, ...]) -> str:

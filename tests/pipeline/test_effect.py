@@ -45,6 +45,32 @@ def test_metrics_and_plots_say_something_at_once(demo):
     assert "Step 2, loss of the offsets" in page
 
 
+@pytest.mark.parametrize("task", ["truthfulqa", "mquake", "clutrr"])
+def test_the_exports_score_what_the_hooks_score(demo, task):
+    params, metrics = demo.folder / "params.yaml", demo.folder / "metrics" / task / "42/lofit/evaluate.json"
+    before, by_hooks = params.read_text(), metrics.read_text()
+    command = ("python", "-m", "stages.evaluate", "--task", task, "--seed", "42", "--method", "lofit")
+    try:
+        for way in ("merged", "peft"):
+            metrics.unlink()
+            demo.edit(f"tasks.{task}.evaluate.through", way)
+            demo(*command, LOFIT_TRACKING="off")
+            assert metrics.read_text() == by_hooks, way
+    finally:
+        params.write_text(before)
+        metrics.write_text(by_hooks)
+        demo("dvc", "checkout", "--force")
+    assert not list(demo.folder.glob("artifacts/**/.export-*"))
+
+
+def test_the_release_says_what_it_scored(demo):
+    released = json.loads((demo.folder / "artifacts/mquake/42/lofit/release/config.json").read_text())
+    assert released["metrics"] == {"test/exact_match_clean": score(demo, "mquake", "lofit", "exact_match_clean")}
+    assert released["training"]["task"] == "mquake" and released["training"]["parameters"]["lr"] == 0.05
+    trained = demo.folder / "artifacts/mquake/42/lofit/adapter/model.safetensors"
+    assert trained.read_bytes() == (trained.parents[1] / "release/model.safetensors").read_bytes()
+
+
 def test_the_python_example_of_the_readme_runs(demo):
     (example,) = re.findall(r"```python\n(.*?)```", (demo.folder / "README.md").read_text(), re.DOTALL)
     done = subprocess.run(

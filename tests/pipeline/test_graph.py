@@ -20,6 +20,7 @@ NEUTRAL = {
     "lofit/figures.py",
     "lofit/files.py",
     "lofit/history.py",
+    "lofit/hub.py",
     "lofit/tracking.py",
     "stages/__init__.py",
     "stages/workspace.py",

@@ -62,6 +62,14 @@ def test_a_learning_rate_of_step_2_reruns_step_2_of_its_task(project, edit):
     }
 
 
+@pytest.mark.parametrize("way", ["merged", "peft"])
+def test_scoring_an_export_reruns_nothing_but_evaluation(project, edit, way):
+    before = (project.folder / CELL).read_text()
+    edit("tasks.truthfulqa.evaluate.through", way)
+    assert set(project.repro()) - {"report"} == {"check", "evaluate@truthfulqa-1-base", "evaluate@truthfulqa-1-lofit"}
+    assert (project.folder / CELL).read_text() == before
+
+
 def test_k_reruns_selection_onward_and_never_step_1(project, edit):
     edit("tasks.clutrr.select_heads.k", 4)
     stages = {stage.split("@")[0] for stage in project.repro()}
