@@ -8,7 +8,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test quick lint ui clean
+.PHONY: repro test quick lint ui engines clean
 
 repro: .venv/installed
 	dvc repro
@@ -29,6 +29,18 @@ ui: .venv/installed
 	@python -m stages.show | tail -n 1
 	mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+# Exports in llama.cpp, which compiles for minutes; its converter comes with the sources of llama-cpp-python.
+engines: .cache/engines/llama.cpp
+	LLAMA_CPP=$(CURDIR)/$< pytest -s tests/export/test_llama_cpp.py
+
+.cache/engines/llama.cpp: .venv/installed
+	pip download --quiet --no-deps --no-binary llama-cpp-python --dest .cache/engines llama-cpp-python==0.3.36
+	pip install --quiet --disable-pip-version-check .cache/engines/llama_cpp_python-0.3.36.tar.gz "sentencepiece>=0.2"
+	mkdir -p $@.partial
+	tar -xzf .cache/engines/llama_cpp_python-0.3.36.tar.gz -C $@.partial --strip-components=3 \
+		llama_cpp_python-0.3.36/vendor/llama.cpp
+	mv $@.partial $@
 
 # What `make repro` made, the cache included; committed results stay.
 clean:

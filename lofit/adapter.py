@@ -130,10 +130,11 @@ class HeadAdapter(nn.Module, ModelHubMixin):
                 was not called, so that an edit would have had no effect.
         """
         layout = layout or head_layout(model)
-        self._check_fits(layout)
+        self.check_fits(layout)
         return attach(self, model, layout)
 
-    def _check_fits(self, layout: HeadLayout) -> None:
+    def check_fits(self, layout: HeadLayout) -> None:
+        """A LofitError where a head or the head size does not fit the model."""
         for layer, head in self.heads:
             if layer >= layout.num_layers or head >= layout.num_heads:
                 raise LofitError(

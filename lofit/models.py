@@ -146,9 +146,10 @@ def load(base: BaseModel, *, device: torch.device | None = None) -> tuple[PreTra
             revision=revision,
             dtype=DTYPES[base.dtype],
             device_map=base.device_map or {"": device or pick_device(base.device)},
-            quantization_config=quantization_config(base),
             trust_remote_code=False,
             output_loading_info=True,
+            # A None would take the place of what a checkpoint that is quantised says of itself.
+            **({"quantization_config": quantization_config(base)} if base.quantization else {}),
         )
     except ImportError as error:
         raise LofitError(

@@ -1,6 +1,6 @@
 """lofit inspect: a model's heads, and what tuning some of them would train."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.table import Table
@@ -70,24 +70,25 @@ def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> Table:
     import torch
 
     from lofit.adapter import HeadAdapter
-    from lofit.export.engines import table
+    from lofit.export.engines import Engine, table
     from lofit.export.homes import find_home
 
     # One offset for each head, all different: what holds for these holds for any.
     numbers = torch.arange(layout.size * layout.head_dim, dtype=torch.float32)
     edits = HeadAdapter(layout.grid(), numbers.view(layout.size, layout.head_dim))
     shown = columns("engine", "a bias of the output projection", "known from", "lofit export")
+    written = {"peft": "--to peft"}
+    for engine in get_args(Engine):
+        try:
+            home = find_home(model, edits, layout, engine)
+            written[engine] = f"--to hf: bias of {home.place}{', relabelled as a Llama' if home.as_llama else ''}"
+        except LofitError:
+            written[engine] = "refuses"
     for found in table(model.config.get_text_config(decoder=True).model_type):
-        if found.engine == "peft":
-            written = "--to peft"
-        else:
-            try:
-                home = find_home(model, edits, layout, found.engine)
-                written = f"--to hf: bias of {home.place}{', relabelled as a Llama' if home.as_llama else ''}"
-            except LofitError:
-                written = "refuses"
         known = found.mark if found.mark != "unknown" else ""
-        shown.add_row(f"{found.engine} {found.version}", f"{found.verdict}: {found.detail}", known, written)
+        shown.add_row(
+            f"{found.engine} {found.version}", f"{found.verdict}: {found.detail}", known, written[found.engine]
+        )
     return shown
 
 

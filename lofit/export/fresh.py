@@ -1,8 +1,8 @@
 """Logits of a written model, as somebody gets them who has never heard of lofit. A script, never imported.
 
-    python fresh.py FOLDER INPUTS OUTPUTS OPTIONS
+    python fresh.py FOLDER INPUTS OUTPUTS SETTINGS
 
-INPUTS holds rows of token ids (row_0, row_1, ...), OUTPUTS receives the logits under the same names. OPTIONS is JSON:
+INPUTS holds rows of token ids (row_0, row_1, ...), OUTPUTS receives the logits under the same names. SETTINGS is JSON:
 dtype, device, and quantization_config (or null).
 """
 
@@ -16,15 +16,17 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
 
-def main(folder: str, inputs: str, outputs: str, options: str) -> None:
+def main(folder: str, inputs: str, outputs: str, settings: str) -> None:
     disable_progress_bar()
-    wanted = json.loads(options)
+    wanted = json.loads(settings)
     quantization = wanted["quantization_config"]
+    # A None would take the place of what the checkpoint says of itself.
+    options = {"quantization_config": BitsAndBytesConfig.from_dict(quantization)} if quantization else {}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, wanted["dtype"]),
         device_map={"": wanted["device"]},
-        quantization_config=BitsAndBytesConfig.from_dict(quantization) if quantization else None,
+        **options,
         trust_remote_code=False,
         output_loading_info=True,
     )

@@ -25,8 +25,12 @@ PROMPTS = (
     "If Ann is the mother of Ben and Ben is the brother of Carl, then Ann is Carl's",
     "Once upon a time, in a village by the sea, there lived",
 )
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
-"""Largest difference allowed, as a share of the effect. Of 16 bits, rounding alone takes a few percent."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.1, "quantised": 0.25}
+"""Largest difference allowed, as a share of the effect.
+
+An export that has lost the edit differs by all of it. Rounding to bfloat16 took up to 14 % of it on tiny random
+models, and LLM.int8, which rounds a head's output anew, up to 12 %.
+"""
 
 FRESH = Path(__file__).with_name("fresh.py")
 WITHOUT_LOFIT = """
@@ -114,6 +118,7 @@ def verify(
     *,
     dtype: str,
     device: torch.device | str = "cpu",
+    quantised: bool = False,
     quantization_config: dict | None = None,
     tolerance: float | None = None,
 ) -> Verification:
@@ -121,9 +126,10 @@ def verify(
 
     Args:
         folder: what `AutoModelForCausalLM.from_pretrained` can read: a checkpoint or a PEFT adapter.
-        dtype: key of `TOLERANCE`, the type of the weights.
-        quantization_config: how the weights are to be quantised by bitsandbytes while they are loaded.
-        tolerance: allowed difference as a share of the effect, in place of the dtype's own.
+        dtype: of the weights: float32, bfloat16 or float16.
+        quantised: whether the base model is.
+        quantization_config: how bitsandbytes is to quantise the weights while they are loaded.
+        tolerance: allowed difference as a share of the effect, in place of the one in `TOLERANCE`.
 
     Raises:
         LofitError: the folder does not load, or holds weights that the architecture has no place for, or lacks some;
@@ -147,19 +153,17 @@ def verify(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LofitError(f"{folder}: the export does not load as it should ({reason})")
+            raise LofitError(f"{folder.name}: the export does not load as it should ({reason})")
         found = load_file(outputs)
     libraries = {name: version(name) for name in ("torch", "transformers", "peft")}
-    allowed = TOLERANCE[dtype] if tolerance is None else tolerance
-    if quantization_config and tolerance is None:
-        allowed = TOLERANCE["bfloat16"]
+    allowed = TOLERANCE["quantised" if quantised else dtype] if tolerance is None else tolerance
     difference = largest_difference([found[name] for name in names], expected.edited)
     verification = Verification(difference, expected.effect, allowed, dtype, libraries)
     # Written so that NaN fails too.
     if not difference <= allowed * expected.effect:
         raise LofitError(
-            f"{folder}: the export, read back from disk, differs from the model with the adapter attached by "
+            f"{folder.name}: the export, read back from disk, differs from the model with the adapter attached by "
             f"{difference:.2g} in a logit, where the adapter's effect is {expected.effect:.2g}; allowed: "
-            f"{allowed:g} of the effect"
+            f"{allowed:g} of the effect (a weak effect drowns in rounding: float32 has the least)"
         )
     return verification

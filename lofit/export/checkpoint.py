@@ -1,0 +1,104 @@
+"""A plain checkpoint with an adapter folded in, written only once it has been seen to work."""
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.adapter import HeadAdapter
+from lofit.errors import LofitError
+from lofit.export.card import write_export_card
+from lofit.export.engines import Engine, verdict
+from lofit.export.homes import Home, find_home
+from lofit.export.merge import fold
+from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
+from lofit.files import whole_folder
+from lofit.models import BaseModel, load, skeleton, tokenizer_hash
+
+LOAD = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+"""
+
+
+def export_checkpoint(
+    base: BaseModel,
+    adapter: HeadAdapter,
+    out: Path,
+    *,
+    engine: Engine = "transformers",
+    tolerance: float | None = None,
+    force: bool = False,
+) -> Verification:
+    """Write `base` with `adapter` folded in to the folder `out`: weights, config, tokenizer and a card.
+
+    The folder appears once a process without lofit has read it back and given the logits of the base with the adapter
+    attached; else nothing is left of it. The same inputs give the same bytes. One model is in memory at a time; a base
+    that is spread over devices is folded on the CPU.
+
+    Args:
+        engine: what is to serve the checkpoint; what it is known to lose is refused.
+        tolerance: see `verify`.
+        force: replace what is in `out`.
+
+    Raises:
+        LofitError: the checkpoint would have no place for the adapter, cannot be written, or differs from the base
+            with the adapter attached; or `out` is not empty.
+    """
+    # Refuses before the weights are loaded, where the architecture alone is the reason.
+    revision = None if Path(base.source).is_dir() else base.revision
+    find_home(skeleton(base.source, revision=revision), adapter, base.layout, engine)
+    if base.device_map:
+        base = replace(base, device_map=None, device="cpu")
+    with whole_folder(out, force=force) as folder:
+        home, expected, device = _write(base, adapter, folder, engine)
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+        verification = verify(
+            folder,
+            expected,
+            dtype=base.dtype,
+            device=device,
+            quantised=base.quantization is not None,
+            tolerance=tolerance,
+        )
+        verdicts = [verdict(home.model_type, name, home.place) for name in get_args(Engine)]
+        limits = [f"{found.engine} {found.version}: {found}" for found in verdicts if found.keeps is not True]
+        write_export_card(
+            folder,
+            base=base,
+            adapter=adapter,
+            route=home.route(adapter),
+            load=LOAD,
+            limits=limits,
+            verification=verification,
+        )
+    return verification
+
+
+def _write(base: BaseModel, adapter: HeadAdapter, folder: Path, engine: Engine) -> tuple[Home, Expected, torch.device]:
+    """Write the checkpoint, and say what it must do; no model outlives the call."""
+    model, tokenizer = load(base)
+    device = model.device
+    rows = fixed_rows(tokenizer, model.config.get_text_config(decoder=True).vocab_size)
+    expected = expect(model, adapter, base.layout, rows)
+    home = find_home(model, adapter, base.layout, engine)
+    _save(fold(model, adapter, base.layout, home), tokenizer, folder)
+    if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) != tokenizer_hash(tokenizer):
+        raise LofitError(f"{folder}: the tokenizer, read back, is not that of {base.source!r}; allowed: the same one")
+    return home, expected, device
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except (OSError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LofitError(f"{folder}: transformers cannot write this {type(model).__name__} ({reason})") from None

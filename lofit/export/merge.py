@@ -1,0 +1,126 @@
+"""Folding an adapter into the weights of its model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lofit.adapter import HeadAdapter
+from lofit.errors import LofitError
+from lofit.export.engines import Engine
+from lofit.export.homes import (
+    Home,
+    edited_layers,
+    find_home,
+    is_quantised,
+    layer_vectors,
+    switch_on,
+    value_offsets,
+    value_path,
+)
+from lofit.export.llama import as_llama
+from lofit.heads import HeadLayout, head_layout
+from lofit.models import keep_differentiable
+
+
+def merge(
+    model: PreTrainedModel,
+    adapter: HeadAdapter,
+    *,
+    layout: HeadLayout | None = None,
+    engine: Engine = "transformers",
+) -> PreTrainedModel:
+    """`model` with `adapter` folded into its weights, which `save_pretrained` then keeps.
+
+    W ((1 + A) z + v) is W diag(1 + A) z + W v: scales go into the weight of the attention output projection and
+    offsets into its bias, or into that of the value projection. Sums are in float32, cast last.
+
+    **`model` is given up**: it is changed in place, and may come back as a Llama made of its modules (see `find_home`);
+    only the model returned is of use. A quantised weight is left alone. If the merge is refused, nothing has changed.
+
+    Args:
+        engine: what is to serve the checkpoint; a place for the offsets that it is known to lose is not used.
+
+    Raises:
+        LofitError: the checkpoint would have no place for the offsets; scales meet a quantised weight; or the adapter
+            does not fit the model, is attached to it, or meets weights that are not in memory.
+    """
+    layout = layout or head_layout(model)
+    return fold(model, adapter, layout, find_home(model, adapter, layout, engine))
+
+
+@torch.no_grad()
+def fold(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, home: Home) -> PreTrainedModel:
+    """`merge` where the home has been found."""
+    _check_at_hand(model, [layout.projections[layer] for layer in edited_layers(adapter)])
+    if home.as_llama:
+        model = as_llama(model)
+    elif home.switch:
+        switch_on(model, home.switch)
+    if getattr(model, "is_loaded_in_4bit", False):
+        # Else the first pass on a CPU would repack the weights, and they would be saved wrong.
+        keep_differentiable(model)
+    for path in home.biased:
+        _ensure_bias(model.get_submodule(path), model.dtype)
+    for layer in edited_layers(adapter):
+        projection: Any = model.get_submodule(layout.projections[layer])
+        scales, offsets = layer_vectors(adapter, layer, layout)
+        if home.place == "o_proj":
+            # Before the scales, which are not for the offsets.
+            _add_to_bias(projection, product(projection, offsets.flatten()))
+        elif home.place == "v_proj":
+            values: Any = model.get_submodule(value_path(layout.projections[layer]))
+            shared = value_offsets(adapter, layer, layout).unflatten(0, (values.out_features // layout.head_dim, -1))
+            _add_to_bias(values, shared[:, 0].flatten())
+        if scales.any():
+            _scale_inputs(projection, 1 + scales.flatten())
+    return model
+
+
+def product(projection: Any, vector: Tensor) -> Tensor:
+    """W v, float32, for a linear module with the weight W, and v as wide as its input.
+
+    Of a quantised module it is what the module makes of v: how to read its weight is its own business.
+    """
+    weight = projection.weight
+    vector = vector.to(weight.device)
+    if not is_quantised(projection):
+        matrix = weight.float() if isinstance(projection, nn.Linear) else weight.float().T
+        return matrix @ vector
+    return (projection(vector[None]) - projection(torch.zeros_like(vector[None])))[0].float()
+
+
+def _check_at_hand(model: nn.Module, paths: list[str]) -> None:
+    for path in paths:
+        projection: Any = model.get_submodule(path)
+        if projection.weight.is_meta:
+            raise LofitError(f"{path}: its weight is offloaded; allowed: a model that is wholly in memory")
+        if projection._forward_pre_hooks:
+            raise LofitError(f"{path}: it has a hook; allowed: a model without an adapter attached")
+    for path, weight in model.named_parameters():
+        if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+            raise LofitError(
+                f"{path}: bitsandbytes has repacked it in a pass on the CPU, and saves it wrong since; allowed: a "
+                "model that has made no pass yet, or has been through lofit.models.keep_differentiable first"
+            )
+
+
+def _ensure_bias(module: Any, dtype: torch.dtype) -> None:
+    weight = module.weight
+    if module.bias is None:
+        width = module.nf if isinstance(module, Conv1D) else module.out_features
+        zeros = torch.zeros(width, dtype=dtype if is_quantised(module) else weight.dtype, device=weight.device)
+        module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+
+
+def _add_to_bias(module: Any, addition: Tensor) -> None:
+    module.bias.copy_(module.bias.float() + addition.to(module.bias.device))
+
+
+def _scale_inputs(projection: Any, factors: Tensor) -> None:
+    """Multiply each input feature: columns of a linear module's weight, rows of a Conv1D's."""
+    weight = projection.weight
+    factors = factors.to(weight.device)
+    weight.copy_(weight.float() * (factors[:, None] if isinstance(projection, Conv1D) else factors))
