@@ -45,11 +45,14 @@ def export(
         raise LofitError(f"--engine: met {engine}; allowed with --to {to}: transformers, which reads PEFT adapters")
     # Before anything is loaded; `whole_folder` looks again.
     check_free(out, force=force)
+    from transformers.utils.logging import enable_progress_bar
+
     from lofit import models
     from lofit.adapter import HeadAdapter
     from lofit.export.checkpoint import export_checkpoint
     from lofit.export.peft_folder import export_peft
 
+    enable_progress_bar()
     edits = HeadAdapter.from_pretrained(adapter)
     made_from = edits.provenance
     name = model or made_from.base_model
