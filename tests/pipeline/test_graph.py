@@ -21,6 +21,7 @@ NEUTRAL = {
     "lofit/files.py",
     "lofit/history.py",
     "lofit/hub.py",
+    "lofit/mlflow_writer.py",
     "lofit/tracking.py",
     "stages/__init__.py",
     "stages/workspace.py",
