@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lofit.completions import Encoded, chat_prompt, collate, encode, longest_first, padding_id
 from lofit.errors import LofitError
 from lofit.files import write_whole
+from lofit.forward import labelled_logits
 from lofit.objectives import completion_logprobs
 from lofit.tasks.record import Judgement, Record
 
@@ -48,7 +49,8 @@ def score_completions(
         for indices in longest_first([len(row.ids) for row in rows], batch_size=batch_size):
             batch = collate([rows[i] for i in indices], pad_id=pad_id, device=model.device)
             labels = batch.pop("labels")
-            for i, score in zip(indices, completion_logprobs(model(**batch).logits, labels).tolist(), strict=True):
+            logprobs = completion_logprobs(*labelled_logits(model, batch, labels)).tolist()
+            for i, score in zip(indices, logprobs, strict=True):
                 scores[i] = score
             bar.update(len(indices))
     return scores

@@ -14,6 +14,7 @@ from lofit.adapter import HeadAdapter
 from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from lofit.completions import Encoded, chat_prompt, collate, encode, padding_id
 from lofit.errors import LofitError
+from lofit.forward import labelled_logits
 from lofit.heads import HeadLayout
 from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
 from lofit.scoring import score_completions
@@ -94,12 +95,12 @@ def task_loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: in
     if examples[0].rejected is None:
         batch = collate([example.chosen for example in examples], pad_id=pad_id, device=model.device)
         labels = batch.pop("labels")
-        return completion_cross_entropy(model(**batch, use_cache=False).logits, labels)
+        return completion_cross_entropy(*labelled_logits(model, batch, labels))
     rows = [example.chosen for example in examples]
     rows += [example.rejected for example in examples if example.rejected is not None]
     batch = collate(rows, pad_id=pad_id, device=model.device)
     labels = batch.pop("labels")
-    chosen, rejected = completion_logprobs(model(**batch, use_cache=False).logits, labels).chunk(2)
+    chosen, rejected = completion_logprobs(*labelled_logits(model, batch, labels)).chunk(2)
     references = torch.tensor([example.reference for example in examples], device=model.device).T
     return dpo_loss(chosen, rejected, *references, beta=beta)
 

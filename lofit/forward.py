@@ -1,0 +1,41 @@
+"""A pass through a model that makes logits only where a label is."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lofit.objectives import IGNORED
+
+
+def labelled_logits(model: PreTrainedModel, batch: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits that predict labelled tokens, and labels to go with them.
+
+    A vocabulary is large and completions are short: most of a model's logits would be thrown away. The output
+    embeddings get the hidden states of at most C + 1 positions of a row, where C is the longest completion.
+
+    Args:
+        batch: the model's inputs, B x T.
+        labels: B x T token ids, `IGNORED` where a token does not count.
+
+    Returns:
+        B x (C + 1) x V logits and B x (C + 1) labels, for which the functions of `lofit.objectives` give what they give
+        for all of them.
+    """
+    counted = labels[:, 1:] != IGNORED
+    # The counted positions of each row, in their order, then as many others as a shorter completion needs.
+    places = counted.int().argsort(dim=1, descending=True, stable=True)[:, : int(counted.sum(1).max())]
+    kept = labels[:, 1:].gather(1, places)
+    # Position t predicts label t + 1: one more position at the end, and one more label in front.
+    places = nn.functional.pad(places, (0, 1))
+    kept = nn.functional.pad(kept, (1, 0), value=IGNORED)
+
+    def pick(_: nn.Module, args: tuple) -> tuple:
+        hidden, *rest = args
+        index = places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
+        return (hidden.gather(1, index), *rest)
+
+    head = model.get_output_embeddings()
+    with head.register_forward_pre_hook(pick):
+        logits = model(**batch, use_cache=False).logits
+    return logits, kept
