@@ -129,6 +129,8 @@ class HeadAdapter(nn.Module, ModelHubMixin):
             LofitError: a head or the head size does not fit the model; or, from the model's first pass, a projection
                 was not called, so that an edit would have had no effect.
         """
+        # torch.compile wraps a model, and the hooks are for what is inside.
+        model = getattr(model, "_orig_mod", model)
         layout = layout or head_layout(model)
         self.check_fits(layout)
         return attach(self, model, layout)
@@ -145,12 +147,27 @@ class HeadAdapter(nn.Module, ModelHubMixin):
             raise LofitError(f"adapter vectors have {self.head_dim} numbers; allowed: the model's {layout.head_dim}")
         self.provenance.check_fits(layout)
 
-    def save_pretrained(self, save_directory: str | Path, *, push_to_hub: bool = False, **options: Any) -> str | None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        config: Any = None,
+        model_card_kwargs: Any = None,
+        **options: Any,
+    ) -> str | None:
         """Write `config.json`, `model.safetensors` and the card `README.md`; with `push_to_hub`, upload them too.
 
         Each file is written whole or not at all. Saving, loading and saving again gives the same bytes. `options` are
-        those of `push_to_hub`, whose `repo_id` is the folder's name by default.
+        those of `push_to_hub`, whose `repo_id` is the folder's name by default. (`config` and `model_card_kwargs` are
+        what huggingface_hub's mixin passes; both come from the adapter.)
+
+        Raises:
+            TypeError: an option is unknown.
+            LofitError: the provenance holds what JSON cannot.
         """
+        if options and not push_to_hub:
+            raise TypeError(f"save_pretrained: met {min(options)}; allowed without push_to_hub: nothing but the folder")
         folder = Path(save_directory)
         write_adapter(folder, self.heads, self.vectors(), self.provenance)
         return self.push_to_hub(**{"repo_id": folder.name, **options}) if push_to_hub else None

@@ -13,7 +13,7 @@ from lofit.blocks import Block
 from lofit.card import adapter_card
 from lofit.errors import LofitError
 from lofit.faults import describe
-from lofit.files import read_json, write_json, write_whole
+from lofit.files import json_text, read_json, write_whole
 from lofit.heads import Head
 from lofit.provenance import Provenance
 
@@ -50,6 +50,9 @@ def write_adapter(folder: Path, heads: list[Head], vectors: dict[str, Tensor], p
 
     Args:
         vectors: K x head_dim each, float32, in the order of `heads`.
+
+    Raises:
+        LofitError: the provenance holds what JSON cannot.
     """
     order = sorted(range(len(heads)), key=heads.__getitem__)
     heads = [heads[row] for row in order]
@@ -62,9 +65,12 @@ def write_adapter(folder: Path, heads: list[Head], vectors: dict[str, Tensor], p
         "vectors": list(vectors),
         "heads": [{"layer": layer, "head": head} for layer, head in heads],
     }
+    text = json_text(config)
+    # Last to come and first to go: a folder between two adapters has no config, and is none.
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
     write_whole(folder / WEIGHTS_FILE, save(vectors))
     write_whole(folder / CARD_FILE, adapter_card(heads, vectors, provenance))
-    write_json(folder / CONFIG_FILE, config)
+    write_whole(folder / CONFIG_FILE, text)
 
 
 def read_adapter(folder: Path) -> tuple[list[Head], dict[str, Tensor], Provenance]:
@@ -126,7 +132,9 @@ def from_version_1(config: dict) -> dict[str, Any]:
     """Version 1 listed heads as pairs, and what it knew of the training as keys of its own."""
     pairs = config.get("heads")
     if isinstance(pairs, list):
-        pairs = [dict(zip(("layer", "head"), pair, strict=False)) if isinstance(pair, list) else pair for pair in pairs]
+        pairs = [
+            {"layer": pair[0], "head": pair[1]} if isinstance(pair, list) and len(pair) == 2 else pair for pair in pairs
+        ]
     known = {name: config[name] for name in ("base_model", "base_revision", "head_dim", "vectors") if name in config}
     training = {key: value for key, value in config.items() if key not in {*known, "format_version", "heads"}}
     return {"format_version": 1, "head_dim": None, "vectors": None, **known, "heads": pairs, "training": training}

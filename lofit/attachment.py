@@ -48,7 +48,7 @@ def attach(adapter: "HeadAdapter", model: nn.Module, layout: HeadLayout) -> Atta
 
 
 def forget_compiled_code() -> None:
-    """Have torch.compile look at the modules again: its code does not notice that hooks have come or gone."""
+    """Have torch.compile make its code anew, all there is in this process: it does not notice hooks come or go."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
@@ -108,8 +108,9 @@ def refuse_no_effect(model: nn.Module, paths: Sequence[str]) -> list[RemovableHa
             )
 
     def seen(path: str) -> None:
-        if not torch.compiler.is_compiling():
-            watches.pop(path).remove()
+        # Passes of several threads may meet here.
+        if not torch.compiler.is_compiling() and (handle := watches.pop(path, None)):
+            handle.remove()
 
     after = model.register_forward_hook(refuse)
     for path in paths:

@@ -76,9 +76,8 @@ def title(provenance: Provenance) -> str:
 
 
 def revision_argument(provenance: Provenance) -> str:
-    """The argument that pins the hub commit; empty where the revision is the hash of a folder, or unknown."""
-    revision = provenance.base_revision
-    return f', revision="{revision}"' if revision and len(revision) == 40 else ""
+    """The argument that pins the base model's commit, where there is one."""
+    return f', revision="{provenance.commit}"' if provenance.commit else ""
 
 
 def origin(provenance: Provenance) -> list[tuple[str, str]]:
@@ -112,9 +111,11 @@ def front_matter(provenance: Provenance, *, library: str, relation: str) -> str:
     """The metadata that the Hugging Face hub reads; `relation` is the one to the base model."""
     task = provenance.training.get("task")
     name = f"lofit-{task}" if task else "lofit"
+    # A local folder's path says nothing to the hub, or names somebody else's model.
+    base = provenance.base_model if provenance.commit else None
     data = ModelCardData(
-        base_model=provenance.base_model,
-        base_model_relation=relation if provenance.base_model else None,
+        base_model=base,
+        base_model_relation=relation if base else None,
         library_name=library,
         datasets=[task] if task else None,
         metrics=sorted({metric.rpartition("/")[2] for metric in provenance.metrics}) or None,

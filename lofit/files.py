@@ -28,26 +28,44 @@ def check_free(out: Path, *, force: bool = False) -> None:
 
 @contextmanager
 def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A folder beside `out` to write into, which becomes `out` in one step at the end of the block.
+    """A folder beside `out` to write into, which becomes `out` at the end of the block.
 
     If the block raises, what it wrote is dropped and `out` is what it was.
 
     Raises:
         LofitError: `out` is a file, or holds something and `force` is not set.
     """
+    out = out.absolute()
     check_free(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        partial = Path(beside, out.name)
+        partial, old = Path(beside, out.name), Path(beside, "old")
         partial.mkdir()
         yield partial
+        # Somebody else may have been faster.
+        check_free(out, force=force)
         if out.exists():
-            out.rename(Path(beside, "old"))
-        partial.rename(out)
+            out.rename(old)
+        try:
+            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+
+
+def json_text(value: Any) -> str:
+    """JSON as it stands in a file; a LofitError for what JSON cannot hold, NaN included."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise LofitError(
+            f"met a value that JSON cannot hold ({error}); allowed: numbers, texts, lists, blocks"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import (
@@ -85,15 +86,28 @@ def resolve(
         LofitError: the model cannot be found or is gated, or its heads cannot be found.
     """
     source = source or name
-    model = skeleton(source, revision=revision)
     local = Path(source).is_dir()
-    exact = folder_hash(Path(source)) if local else model.config._commit_hash
+    exact = folder_hash(Path(source)) if local else commit(source, revision)
+    model = skeleton(source, revision=revision if local else exact)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=None if local else exact, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise LofitError(f"model.name: {_reason(source, error)}") from None
     layout = head_layout(model, projection=projection)
     return BaseModel(name, source, exact, layout=layout, tokenizer_sha256=tokenizer_hash(tokenizer), **loading)
+
+
+def commit(source: str, revision: str | None) -> str:
+    """The commit of a hub repository that a branch or a tag stands for; None stands for its main branch.
+
+    Raises:
+        LofitError: it cannot be had, neither from the hub nor from its cache.
+    """
+    try:
+        # The cache keeps each commit in a folder of that name.
+        return Path(hf_hub_download(source, "config.json", revision=revision)).parent.name
+    except (OSError, ValueError) as error:
+        raise LofitError(f"model.name: {_reason(source, error)}") from None
 
 
 def skeleton(source: str, *, revision: str | None = None) -> PreTrainedModel:
@@ -244,7 +258,10 @@ def pick_device(name: str) -> torch.device:
     found = torch.accelerator.current_accelerator()
     if name == "auto":
         return found or torch.device("cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise LofitError(f"model.device: met {name!r}; allowed: auto, cpu, or an accelerator such as cuda") from None
     if device.type != "cpu" and (
         found is None or device.type != found.type or (device.index or 0) >= torch.accelerator.device_count()
     ):

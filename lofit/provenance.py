@@ -39,6 +39,14 @@ class Provenance(Block):
     libraries: dict[str, str] = Field(default_factory=dict)
     """Versions that it was made with."""
 
+    @property
+    def commit(self) -> str | None:
+        """The base model's commit on the hub; None where its revision is the hash of a folder, or unknown."""
+        return self.base_revision if self.base_revision and len(self.base_revision) == 40 else None
+
+    def with_metrics(self, metrics: dict[str, float]) -> "Provenance":
+        return Provenance(**{**self.model_dump(), "metrics": metrics})
+
     @classmethod
     def of(cls, name: str, revision: str, layout: HeadLayout, *, training: dict[str, Any]) -> Self:
         """The provenance of vectors trained just now on the model called `name`."""
@@ -76,6 +84,9 @@ class Provenance(Block):
             if len(both[name]) > 1:
                 raise LofitError(f"adapters with {name} {sorted(both[name])} met; allowed: adapters for one model")
         agreed = {name: min(values) if len(values) == 1 else None for name, values in both.items()}
+        if agreed["base_model"] is None:
+            agreed["base_revision"] = None
+        agreed["libraries"] = dict(sorted(self.libraries.items() & other.libraries.items()))
         training = {"sum_of": [self.training, other.training]}
         return self.model_copy(update={**agreed, "training": training, "metrics": {}})
 

@@ -34,6 +34,8 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
                     batch_size=block.batch_size,
                     max_new_tokens=block.max_new_tokens,
                 )
+            # The next fold's may need the room.
+            del model
         scores = {fold: scoring.table(rows, judgement) for fold, rows in predictions.items()}
         means = scoring.means(scores)
         write_jsonl(
@@ -45,7 +47,7 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
         run.metrics(named(means, block.split))
         for fold, adapter in adapters.items():
             metrics = named(scoring.means({fold: scores[fold]}), block.split)
-            adapter.provenance = adapter.provenance.model_copy(update={"metrics": metrics})
+            adapter.provenance = adapter.provenance.with_metrics(metrics)
             adapter.save_pretrained(workspace.adapter_folder(where, fold, "release"))
         run.show_columns(f"{block.split}/{name}" for name in scores[min(scores)] if not name.startswith("mc3"))
         log_upstream(run, task, seed, method)

@@ -52,7 +52,7 @@ def provenance(block: blocks.TuneBias | None, task: str, seed: int, method: str,
         "data_sha256": sha256(data).hexdigest(),
         "parameters": block.model_dump() if block else {},
     }
-    return Provenance.of(base["name"], base["revision"], HeadLayout.from_json(base["layout"]), training=training)
+    return Provenance.of(base["source"], base["revision"], HeadLayout.from_json(base["layout"]), training=training)
 
 
 if __name__ == "__main__":

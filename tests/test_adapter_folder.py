@@ -79,6 +79,9 @@ def test_the_card_is_one_that_the_hub_reads(tmp_path):
     ]
     assert 'from_pretrained("someone/llama", revision="' + "c" * 40 in card.text
     assert all(way in card.text for way in ("adapter.attach(model)", "--to hf", "--to peft"))
+    local = PROVENANCE.model_copy(update={"base_model": "demo", "base_revision": "c" * 64})
+    HeadAdapter(HEADS, torch.ones(3, 8), provenance=local).save_pretrained(tmp_path / "local")
+    assert ModelCard.load(tmp_path / "local" / "README.md").data.base_model is None
     norm = torch.arange(16.0, 24.0).norm().item()
     assert f"| 0 | 1 | {8**0.5:.4g} | {norm:.4g} |" in card.text
 
@@ -105,6 +108,33 @@ def test_a_folder_of_format_1_still_loads(tmp_path):
     assert torch.equal(loaded.offsets, torch.arange(16.0).view(2, 8))
     assert (loaded.provenance.base_model, loaded.provenance.base_revision) == ("someone/llama", "abc")
     assert loaded.provenance.training == {"task": "mquake", "seed": 42}
+
+
+def test_a_folder_between_two_adapters_is_none(tmp_path, monkeypatch):
+    adapter().save_pretrained(tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lofit.adapter_folder.adapter_card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        HeadAdapter([(0, 0), (0, 2), (1, 1)], torch.ones(3, 8)).save_pretrained(tmp_path)
+    with pytest.raises(LofitError, match=r"config\.json: no such file"):
+        HeadAdapter.from_pretrained(tmp_path)
+
+
+def test_an_unknown_option_is_no_fact(tmp_path):
+    with pytest.raises(TypeError, match="save_pretrained: met base_model"):
+        adapter().save_pretrained(tmp_path, base_model="org/x")
+
+
+def test_what_json_cannot_hold_leaves_the_folder_as_it_was(tmp_path):
+    adapter().save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    wrong = HeadAdapter(HEADS, torch.ones(3, 8), provenance=Provenance(training={"loss": float("nan")}))
+    with pytest.raises(LofitError, match="JSON cannot hold"):
+        wrong.save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_pushing_uploads_exactly_the_three_files(monkeypatch, tmp_path):
@@ -311,9 +341,7 @@ def test_the_target_module_is_what_the_paths_share_after_the_layer(paths, end):
 def test_an_adapter_that_is_nowhere_is_one_line(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        LofitError, match=f"^adapter '{name}': neither here nor on the Hugging Face hub .*$"
-    ) as refusal:
+    with pytest.raises(LofitError, match=f"^adapter '{name}': neither here nor on the Hugging Face hub .*$") as refusal:
         HeadAdapter.from_pretrained(name)
     assert "\n" not in str(refusal.value)
 

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from lofit import HeadAdapter, cli, config, head_layout, scoring
 from lofit.cli.export import export
@@ -33,6 +34,8 @@ def workplace(tmp_path, monkeypatch):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    yield
+    disable_progress_bar()
 
 
 @pytest.fixture
@@ -175,17 +178,16 @@ def test_inspect_says_what_becomes_of_an_offset_elsewhere(lofit, monkeypatch):
     shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
     Qwen3Config(**shape, head_dim=16, num_hidden_layers=2).save_pretrained("qwen3")
     Qwen2Config(**shape, num_hidden_layers=2).save_pretrained("qwen2")
+    refused = " refuses, see below$"
     for name, wanted in (
-        (
-            "qwen3",
-            {"transformers": "keeps: .* bias of o_proj$", "vllm": "drops: .* refuses$", "llama.cpp": ".* refuses$"},
-        ),
+        ("qwen3", {"transformers": "keeps: .* --to hf$", "vllm": f"drops: .*{refused}", "llama.cpp": refused}),
         (
             "qwen2",
-            {"transformers": ".* relabelled as a Llama$", "vllm": ".* relabelled as a Llama$", "peft": ".* --to peft$"},
+            {"transformers": r" --to hf \(relabelled as a Llama\)$", "vllm": "--engine vllm", "peft": " --to peft$"},
         ),
     ):
-        rows = {line.split()[0]: line.rstrip() for line in lofit("inspect", name).splitlines() if line.strip()}
+        lines = [line.rstrip() for line in lofit("inspect", name).splitlines() if line.strip()]
+        rows = {line.split()[0]: line for line in reversed(lines)}
         for engine, end in wanted.items():
             assert re.search(end, rows[engine]), rows[engine]
 
@@ -284,7 +286,9 @@ def test_export_writes_what_loads_without_us_and_says_how_far_it_is_off(lofit, r
     )
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained("out")(ids).logits, wanted, rtol=1e-4, atol=1e-5)
     card = ModelCard.load("out/README.md")
-    assert card.data.base_model == "tiny" and card.data.library_name == {"hf": "transformers", "peft": "peft"}[kind]
+    assert (
+        "| base model | tiny |" in card.text and card.data.library_name == {"hf": "transformers", "peft": "peft"}[kind]
+    )
     assert "largest effect of the adapter on a logit" in card.text
     assert sorted(path.name for path in Path().iterdir()) == ["out", "release", "tiny"]
 
@@ -293,14 +297,14 @@ def test_export_warns_of_a_base_that_is_not_the_one_trained_on(lofit, release, f
     (folder / "notes.txt").write_text("changed")
     monkeypatch.setattr("lofit.export.checkpoint.export_checkpoint", lambda *_, **__: "done")
     export("release", Path("out"), to="hf")
-    assert re.match(r"warning: tiny is at \w{12}, and the adapter was trained at \w{12}; ", capsys.readouterr().err)
+    assert re.search(r"warning: tiny is at \w{12}, and the adapter was trained at \w{12}; ", capsys.readouterr().err)
 
 
 def test_export_keeps_to_the_commit_that_the_adapter_was_trained_at(release, monkeypatch):
     release.provenance = release.provenance.model_copy(update={"base_model": "me/tiny", "base_revision": "c" * 40})
     release.save_pretrained("release")
     asked = []
-    monkeypatch.setattr("lofit.models.skeleton", lambda source, *, revision: asked.append((source, revision)) or 1 / 0)
+    monkeypatch.setattr("lofit.models.commit", lambda source, revision: asked.append((source, revision)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export("release", Path("out"), to="hf")
     assert asked == [("me/tiny", "c" * 40)]
@@ -317,6 +321,22 @@ def test_export_refuses_before_anything_is_loaded(lofit, adapter, monkeypatch):
     options = ("--to", "peft", "--engine", "vllm")
     assert "--engine: met vllm; allowed with --to peft" in lofit("export", "tuned", "out", *options, fails=True)
     assert Path("taken/file").read_text() == "mine" and not Path("out").exists()
+
+
+def test_export_with_force_replaces_exports_and_nothing_else(lofit, release, folder):
+    fault = lofit("export", "release", "tiny", "--to", "peft", "--force", fails=True)
+    assert "tiny: met a folder that no export has written" in fault
+    Path("home/docs").mkdir(parents=True)
+    Path("home/README.md").write_text("---\ntags:\n- lofit\n---\n")
+    assert "no export has written" in lofit("export", "release", "home", "--to", "peft", "--force", fails=True)
+    assert "release: met the place of release" in lofit(
+        "export", "release", "release", "--to", "peft", "--force", fails=True
+    )
+    before = snapshot("release")
+    Path("out").mkdir()
+    Path("out/README.md").write_text("---\nlibrary_name: peft\ntags:\n- lofit\n---\nold")
+    lofit("export", "release", "out", "--to", "peft", "--force")
+    assert Path("out/adapter_config.json").exists() and snapshot("release") == before
 
 
 def test_export_leaves_nothing_where_the_engine_would_lose_the_edit(lofit, tmp_path, make_tokenizer, adapter):

@@ -175,6 +175,14 @@ def test_compiled_models_see_adapters_come_and_go(model, adapters, whole):
         assert torch.equal(compiled(TOKENS).logits, plain)
 
 
+def test_an_adapter_attaches_to_the_compiled_object_too(model, adapters):
+    with torch.no_grad():
+        edited = logits(model, adapters[0])
+        compiled = torch.compile(model, backend="eager")
+        with adapters[0].attach(compiled):
+            assert torch.equal(compiled(TOKENS).logits, edited)
+
+
 def test_gradients_pass_through_compiled_code(model):
     adapter = random(HEADS, "offsets", "scales")
     with adapter.attach(model):

@@ -1,6 +1,7 @@
 """Base models: resolved to something exact, refused in words."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -82,6 +83,26 @@ def test_a_model_that_is_nowhere_is_one_line(name):
     refuse(name, repr(name))
 
 
+def write_hub_cache(home, folder, commits):
+    """A model in the cache of the hub's client, at several commits of which the last is main's."""
+    repository = home / "models--me--tiny"
+    for commit, bytes_more in commits.items():
+        snapshot = repository / "snapshots" / commit
+        shutil.copytree(folder, snapshot)
+        (snapshot / "notes.txt").write_text(bytes_more)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_a_hub_id_is_resolved_to_its_commit(folder, tmp_path, monkeypatch):
+    old, new = "a" * 40, "b" * 40
+    write_hub_cache(tmp_path / "hub", folder, {old: "", new: ""})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert models.resolve("me/tiny", dtype="float32").revision == new
+    pinned = models.resolve("me/tiny", revision=old, dtype="float32")
+    assert (pinned.source, pinned.revision) == ("me/tiny", old)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -98,7 +119,7 @@ def test_what_the_hub_refuses_is_said_in_our_words(monkeypatch, error, words):
         except error as cause:
             raise OSError("You are trying to access a gated repo.\nMake sure to have access to it") from cause
 
-    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refused)
+    monkeypatch.setattr(models, "hf_hub_download", refused)
     refuse("some/model", words)
 
 

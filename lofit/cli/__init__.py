@@ -3,6 +3,7 @@
 torch and transformers are imported by the commands that need them, so that `lofit --help` answers at once.
 """
 
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -34,6 +35,9 @@ for name, command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line per fault and exit status 1."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # So that half-written folders are dropped, as they are on Ctrl-C.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app(arguments)
     except (LofitError, OSError) as error:

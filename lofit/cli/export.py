@@ -45,6 +45,8 @@ def export(
         raise LofitError(f"--engine: met {engine}; allowed with --to {to}: transformers, which reads PEFT adapters")
     # Before anything is loaded; `whole_folder` looks again.
     check_free(out, force=force)
+    if force:
+        check_replaceable(out)
     from transformers.utils.logging import enable_progress_bar
 
     from lofit import models
@@ -58,10 +60,17 @@ def export(
     name = model or made_from.base_model
     if name is None:
         raise LofitError(f"{adapter}: names no base model; allowed: --model with the one that it was made from")
-    if model is None and revision is None and is_commit(made_from.base_revision):
-        revision = made_from.base_revision
+    source = model_source(name)
+    check_apart(out, adapter, source)
+    if model is None and revision is None:
+        revision = made_from.commit
     base = models.resolve(
-        name, source=model_source(name), revision=revision, dtype=dtype, quantization=quantization, device=device
+        source,
+        revision=revision,
+        projection=made_from.target_module,
+        dtype=dtype,
+        quantization=quantization,
+        device=device,
     )
     if made_from.base_revision not in (None, base.revision):
         print(
@@ -77,6 +86,18 @@ def export(
     print(f"{out}: {verification}")
 
 
-def is_commit(revision: str | None) -> bool:
-    """Whether this is a commit on the hub, not the hash of a folder."""
-    return revision is not None and len(revision) == 40
+def check_replaceable(out: Path) -> None:
+    """Refuse to replace a folder that holds anything but an export."""
+    card = out / "README.md"
+    front = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0] if card.is_file() else ""
+    if out.is_dir() and any(out.iterdir()) and ("\n- lofit" not in front or any(map(Path.is_dir, out.iterdir()))):
+        raise LofitError(
+            f"{out}: met a folder that no export has written; allowed with --force: one that an export has"
+        )
+
+
+def check_apart(out: Path, *sources: str) -> None:
+    """Refuse to write where the adapter or the base model is."""
+    for source in sources:
+        if Path(source).is_dir() and Path(source).resolve().is_relative_to(out.resolve()):
+            raise LofitError(f"{out}: met the place of {source}, which is read; allowed: another folder")

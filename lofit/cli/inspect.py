@@ -62,11 +62,19 @@ def inspect(
         "paper's 3 % are 32 and its 10 % are 96.",
         "",
     )
-    console.print(served_table(empty, layout))
+    served, reasons = served_table(empty, layout)
+    console.print("")
+    console.print(served)
+    for reason in reasons:
+        console.print("")
+        console.print(reason)
 
 
-def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> Table:
-    """What becomes of offsets outside lofit: what engines do with a bias, and what can be exported for them."""
+def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> tuple[Table, list[str]]:
+    """What becomes of offsets outside lofit: what engines do with a bias, and what can be exported for them.
+
+    Beside it why, where nothing can.
+    """
     import torch
 
     from lofit.adapter import HeadAdapter
@@ -76,20 +84,22 @@ def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> Table:
     # One offset for each head, all different: what holds for these holds for any.
     numbers = torch.arange(layout.size * layout.head_dim, dtype=torch.float32)
     edits = HeadAdapter(layout.grid(), numbers.view(layout.size, layout.head_dim))
-    shown = columns("engine", "a bias of the output projection", "known from", "lofit export")
-    written = {"peft": "--to peft"}
+    shown = columns("engine", "a bias of the output projection", "known from", "lofit export, with offsets")
+    written, reasons = {"peft": "--to peft"}, []
     for engine in get_args(Engine):
         try:
             home = find_home(model, edits, layout, engine)
-            written[engine] = f"--to hf: bias of {home.place}{', relabelled as a Llama' if home.as_llama else ''}"
-        except LofitError:
-            written[engine] = "refuses"
+            option = "" if engine == "transformers" else f" --engine {engine}"
+            written[engine] = f"--to hf{option}{' (relabelled as a Llama)' if home.as_llama else ''}"
+        except LofitError as error:
+            written[engine] = "refuses, see below"
+            reasons.append(f"{engine}: {error}")
     for found in table(model.config.get_text_config(decoder=True).model_type):
         known = found.mark if found.mark != "unknown" else ""
         shown.add_row(
             f"{found.engine} {found.version}", f"{found.verdict}: {found.detail}", known, written[found.engine]
         )
-    return shown
+    return shown, reasons
 
 
 def pattern(names: tuple[str, ...]) -> str:

@@ -27,7 +27,11 @@ def write_export_card(
         load: Python that loads the folder.
         limits: what the reader must know, in sentences.
     """
-    provenance = adapter.provenance.model_copy(update={"base_model": base.name, "base_revision": base.revision})
+    # Scores belong to what was scored: the adapter on its own base model, in the precision of that run.
+    provenance = adapter.provenance.model_copy(
+        update={"base_model": base.name, "base_revision": base.revision, "metrics": {}}
+    )
+    trained_at = adapter.provenance.base_revision
     libraries = ", ".join(f"{name} {version}" for name, version in verification.libraries.items())
     checked = [
         ("largest difference of a logit", f"{verification.difference:.3g}"),
@@ -46,6 +50,9 @@ def write_export_card(
         table(("", ""), checked),
         "## Where it comes from",
         table(("", ""), origin(provenance)),
+        f"The adapter was trained at another revision, {trained_at}."
+        if trained_at not in (None, base.revision)
+        else "",
         "## What it does not do",
         "\n".join(f"- {limit}" for limit in limits) + "\n" + LIMITS,
         "## Heads",

@@ -1,6 +1,7 @@
 """A plain checkpoint with an adapter folded in, written only once it has been seen to work."""
 
 import gc
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -68,6 +69,10 @@ def export_checkpoint(
             quantised=base.quantization is not None,
             tolerance=tolerance,
         )
+        if verdict(home.model_type, engine, home.place).keeps is None:
+            print(
+                f"warning: nobody has looked whether {engine} keeps what this {home.model_type} holds", file=sys.stderr
+            )
         verdicts = [verdict(home.model_type, name, home.place) for name in get_args(Engine)]
         limits = [f"{found.engine} {found.version}: {found}" for found in verdicts if found.keeps is not True]
         write_export_card(

@@ -121,7 +121,7 @@ def value_offsets(adapter: HeadAdapter, layer: int, layout: HeadLayout) -> Tenso
 
 def _homes(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout) -> Iterator[Home | str]:
     """Homes, best first, and for each that there is not, why."""
-    kind = model.config.model_type
+    kind = _text_config(model.config).model_type
     if adapter.offsets is None or not adapter.offsets.any():
         yield Home("weights", kind)
         return
@@ -146,7 +146,7 @@ def _values_home(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayou
 
 
 def _bias_home(model: PreTrainedModel, place: Literal["o_proj", "v_proj"], paths: Sequence[str]) -> Home | str:
-    kind = model.config.model_type
+    kind = _text_config(model.config).model_type
     if _all_biased(model, paths):
         return Home(place, kind)
     found = config_switch(model, paths)
@@ -203,6 +203,14 @@ def _all_biased(model: nn.Module, paths: Sequence[str]) -> bool:
 
 
 def _check_foldable(model: nn.Module, adapter: HeadAdapter, layout: HeadLayout) -> None:
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise LofitError(f"{name}: met a wrapped model; allowed: the model of transformers itself")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        # transformers would save these alone.
+        raise LofitError(f"{name}: met a model with PEFT adapters loaded; allowed: one without")
+    if any(model.get_submodule(path)._forward_pre_hooks for path in layout.projections):
+        raise LofitError(f"{name}: met a hook on a projection; allowed: a model without an adapter attached")
     adapter.check_fits(layout)
     weights = [weight for _, weight in model.named_parameters(remove_duplicate=False)]
     for layer in edited_layers(adapter):

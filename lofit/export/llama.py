@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from lofit.errors import LofitError
 from lofit.heads import HeadLayout
 
 LIKE_LLAMA = ("mistral", "qwen2", "phi3")
@@ -22,7 +23,7 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 def obstacle(model: PreTrainedModel) -> str | None:
     """Why `model` is not a Llama by another name, if it is not."""
     config = model.config
-    if config.model_type not in LIKE_LLAMA:
+    if config.model_type not in LIKE_LLAMA or not type(model).__name__.endswith("ForCausalLM"):
         return f"{config.model_type} is no Llama by another name"
     where = f"{config.model_type} as a Llama:"
     window = getattr(config, "sliding_window", None)
@@ -30,8 +31,10 @@ def obstacle(model: PreTrainedModel) -> str | None:
     if window is not None and window < config.max_position_embeddings and "sliding_attention" in layers:
         return f"{where} its window of {window} tokens is shorter than its context of {config.max_position_embeddings}"
     rope = config.rope_parameters
-    if rope["rope_type"] == "longrope" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        return f"{where} its rotary embedding is {'partial' if rope['rope_type'] != 'longrope' else 'longrope'}"
+    if rope["rope_type"] == "longrope":
+        return f"{where} its rotary embedding is longrope"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return f"{where} its rotary embedding is partial"
     unknown = type(config)().to_dict().keys() - LlamaConfig().to_dict().keys() - NEUTRAL
     if unknown:
         return f"{where} a Llama has no {min(unknown)}"
@@ -69,7 +72,13 @@ def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
     for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         if hasattr(model, name):
             setattr(llama, name, getattr(model, name))
+    for name in ("forward", "save_pretrained"):
+        setattr(model, name, _refuse)
     return llama.train(model.training)
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise LofitError("this model has been merged and relabelled; allowed: the model that `merge` returned")
 
 
 def _split(path: str, fused: Any, llama: LlamaForCausalLM) -> Iterator[tuple[str, nn.Linear]]:

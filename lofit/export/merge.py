@@ -35,10 +35,12 @@ def merge(
     """`model` with `adapter` folded into its weights, which `save_pretrained` then keeps.
 
     W ((1 + A) z + v) is W diag(1 + A) z + W v: scales go into the weight of the attention output projection and
-    offsets into its bias, or into that of the value projection. Sums are in float32, cast last.
+    offsets into its bias, or into that of the value projection. Sums are in float32, cast last. What is merged or
+    attached later acts before what has been merged.
 
     **`model` is given up**: it is changed in place, and may come back as a Llama made of its modules (see `find_home`);
-    only the model returned is of use. A quantised weight is left alone. If the merge is refused, nothing has changed.
+    only the model returned is of use, and the other then refuses to run or to be saved. A quantised weight is left
+    alone. If the merge is refused, nothing has changed.
 
     Args:
         engine: what is to serve the checkpoint; a place for the offsets that it is known to lose is not used.
@@ -97,8 +99,6 @@ def _check_at_hand(model: nn.Module, paths: list[str]) -> None:
         projection: Any = model.get_submodule(path)
         if projection.weight.is_meta:
             raise LofitError(f"{path}: its weight is offloaded; allowed: a model that is wholly in memory")
-        if projection._forward_pre_hooks:
-            raise LofitError(f"{path}: it has a hook; allowed: a model without an adapter attached")
     for path, weight in model.named_parameters():
         if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
             raise LofitError(

@@ -93,6 +93,7 @@ def export_peft(
             device=device,
             quantised=quantized is not None,
             quantization_config=quantized.to_dict() if quantized else None,
+            revision=None if Path(base.source).is_dir() else base.revision,
             tolerance=tolerance,
         )
         write_export_card(

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lofit import HeadAdapter, LofitError, head_layout
@@ -209,9 +210,52 @@ def test_each_group_of_heads_gets_the_offset_of_its_heads(vectors, tokens):
 
 def test_an_attached_adapter_is_not_merged_on_top_of_itself():
     model, adapter = copy.deepcopy(build("llama", torch.float32)), adapter_for("llama", "offsets")
-    with adapter.attach(model), pytest.raises(LofitError, match="o_proj: it has a hook; allowed: a model without"):
+    with adapter.attach(model), pytest.raises(LofitError, match="met a hook on a projection; allowed: a model without"):
         merge(model, adapter)
     assert_unchanged(model, "llama")
+
+
+def test_an_adapter_attached_to_another_layer_is_seen_too():
+    model = copy.deepcopy(build("qwen2", torch.float32))
+    layer_0, layer_1 = (HeadAdapter([(layer, 0)], torch.ones(1, 8)) for layer in (0, 1))
+    with layer_0.attach(model), pytest.raises(LofitError, match="met a hook on a projection"):
+        merge(model, layer_1)
+    assert_unchanged(model, "qwen2")
+
+
+@pytest.mark.parametrize("target", ["up_proj", "o_proj", "q_proj"])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_a_model_with_peft_adapters_is_refused(name, target):
+    model = copy.deepcopy(build(name, torch.float32))
+    model.add_adapter(LoraConfig(target_modules=[target]))
+    with pytest.raises(LofitError, match="met a model with PEFT adapters loaded; allowed: one without"):
+        merge(model, adapter_for(name, "offsets"))
+    assert model.config.get_text_config().to_dict().get("attention_bias") is not True
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"]))]
+)
+def test_a_wrapped_model_is_refused(wrap):
+    model = wrap(copy.deepcopy(build("llama", torch.float32)))
+    layout = head_layout(build("llama", torch.float32))
+    with pytest.raises(LofitError, match="met a wrapped model; allowed: the model of transformers itself"):
+        merge(model, adapter_for("llama", "offsets"), layout=layout)
+
+
+def test_a_decoder_without_its_head_is_no_llama_by_another_name():
+    model = copy.deepcopy(build("qwen2", torch.float32)).model
+    with pytest.raises(LofitError, match="no place for this adapter"):
+        merge(model, adapter_for("qwen2", "offsets"))
+
+
+def test_what_a_relabelled_model_leaves_behind_says_so(tokens, tmp_path):
+    model = copy.deepcopy(build("qwen2", torch.float32))
+    merged = merge(model, adapter_for("qwen2", "offsets"))
+    for use in (lambda: model(tokens), lambda: model.save_pretrained(tmp_path)):
+        with pytest.raises(LofitError, match="allowed: the model that `merge` returned"):
+            use()
+    merged(tokens)
 
 
 def test_an_offloaded_model_is_refused():
