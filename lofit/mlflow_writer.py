@@ -58,15 +58,15 @@ def main() -> None:
     except Exception as error:
         return warn("MLflow is not available; the work goes on without tracking", error)
     # Of a stage that is killed, the orders just end.
-    status = "KILLED"
+    status, ended = "KILLED", None
     try:
         for line in sys.stdin:
             what, content = json.loads(line)
             if what == "finish":
-                status = content
+                status, ended = content
             else:
                 carry_out(client, run_id, what, content)
-        client.set_terminated(run_id, status)
+        client.set_terminated(run_id, status, ended)
     except Exception as error:
         warn("MLflow stopped answering; this run is tracked no further", error)
 
@@ -109,8 +109,8 @@ def show_columns(client: Any, run_id: str, metrics: list[str]) -> None:
             client.set_experiment_tag(home.experiment_id, VIEW_TAG, json.dumps(view))
 
 
-def open_run(experiment: str, name: str, tags: dict[str, str]) -> tuple[Any, str]:
-    """A client of the store, and the id of a new run in it."""
+def open_run(experiment: str, name: str, tags: dict[str, str], begun: int) -> tuple[Any, str]:
+    """A client of the store, and the id of a new run in it, `begun` milliseconds after 1970."""
     root = project_root()
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     defaults = {
@@ -150,7 +150,7 @@ def open_run(experiment: str, name: str, tags: dict[str, str]) -> tuple[Any, str
         },
         **tags,
     }
-    run = client.create_run(experiment_id, run_name=name, tags=facts)
+    run = client.create_run(experiment_id, begun, tags=facts, run_name=name)
     return client, run.info.run_id
 
 

@@ -52,8 +52,8 @@ class Tracker:
 
     def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Kept back and handed over about once a second: a database write costs more than a training step."""
-        now = int(time.time() * 1000)
-        self._metrics += [(key, round(float(value), 6), now, step) for key, value in metrics.items()]
+        at = now()
+        self._metrics += [(key, round(float(value), 6), at, step) for key, value in metrics.items()]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -78,7 +78,7 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         self.flush()
-        self.order("finish", status)
+        self.order("finish", [status, now()])
 
     def order(self, what: str, content: object) -> None:
         """One line of JSON to the writer; where it has left, it has said why."""
@@ -104,7 +104,7 @@ def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tr
     writer = subprocess.Popen([sys.executable, "-m", "lofit.mlflow_writer"], stdin=subprocess.PIPE, text=True)
     tracker = Tracker(writer.stdin)
     facts = {"mlflow.source.name": os.environ.get("DVC_STAGE", Path(sys.argv[0]).name), "pid": os.getpid(), **tags}
-    tracker.order("open", [experiment, name, {key: str(value) for key, value in facts.items()}])
+    tracker.order("open", [experiment, name, {key: str(value) for key, value in facts.items()}, now()])
     try:
         yield tracker
     except BaseException as error:
@@ -139,6 +139,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
+
+
+def now() -> int:
+    """Milliseconds since 1970: the writer carries out later what the stage orders now."""
+    return int(time.time() * 1000)
 
 
 def _exit_on_signal(number: int, _: object) -> None:

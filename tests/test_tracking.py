@@ -53,13 +53,17 @@ def test_a_run_holds_what_was_logged(store, client, tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "config.json").write_text("{}")
     with tracking.track(tracking.CELLS, "whole", {"task": "t"}) as run:
+        begun = time.time() * 1000
         run.params({"lr": 0.1})
         for step in range(1200):
             run.metrics({"loss": 1 / 3}, step=step)
         run.artifact(tmp_path / "adapter", "adapter")
+        time.sleep(0.5)
         run.figure(Figure(), "heads.png")
     (found,) = runs(client, "whole")
     assert found.info.status == "FINISHED"
+    # The stage's own times, not those of the process that writes them down.
+    assert found.info.start_time <= begun and found.info.end_time >= begun + 500
     assert found.data.params == {"lr": "0.1"}
     assert found.data.tags["task"] == "t"
     assert len(client.get_metric_history(found.info.run_id, "loss")) == 1200
