@@ -1,6 +1,5 @@
 """A plain checkpoint with an adapter folded in, written only once it has been seen to work."""
 
-import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +57,6 @@ def export_checkpoint(
         base = replace(base, device_map=None, device="cpu")
     with whole_folder(out, force=force) as folder:
         home, expected, device = _write(base, adapter, folder, engine)
-        gc.collect()
-        if torch.accelerator.is_available():
-            torch.accelerator.empty_cache()
         verification = verify(
             folder,
             expected,

@@ -1,6 +1,5 @@
 """An adapter as a stock PEFT folder: it loads and evaluates without lofit."""
 
-import gc
 import re
 import warnings
 from collections.abc import Sequence
@@ -83,9 +82,6 @@ def export_peft(
     quantized = quantization_config(base)
     with whole_folder(out, force=force) as folder:
         kind, expected, device = _load_and_write(base, adapter, folder, method)
-        gc.collect()
-        if torch.accelerator.is_available():
-            torch.accelerator.empty_cache()
         verification = verify(
             folder,
             expected,

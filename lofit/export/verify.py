@@ -1,5 +1,6 @@
 """An export is believed only once another process has read it from disk and given the edited model's logits."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -168,6 +169,10 @@ def verify(
         **{"dtype": dtype, "device": str(device), "wide": dtype != "float32" and not quantised},
         **{"quantization_config": quantization_config, "revision": revision},
     }
+    # No model is left by now, but its memory may not be free yet, and the other process needs it.
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".verify-") as scratch:
         inputs, outputs = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         names = [f"row_{index}" for index in range(len(expected.rows))]
