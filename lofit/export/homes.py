@@ -113,10 +113,15 @@ def value_path(projection: str) -> str:
     return f"{projection.rpartition('.')[0]}.v_proj"
 
 
-def value_offsets(adapter: HeadAdapter, layer: int, layout: HeadLayout) -> Tensor:
-    """What each head's values lack for its z to become (1 + scale) z + offset once scaled: num_heads x head_dim."""
+def value_offsets(model: nn.Module, adapter: HeadAdapter, layer: int, layout: HeadLayout) -> Tensor:
+    """What each head's values lack for its z to become (1 + scale) z + offset once scaled.
+
+    Value heads x heads that share one x head_dim: consecutive heads share a value head.
+    """
+    values: Any = model.get_submodule(value_path(layout.projections[layer]))
     scales, offsets = layer_vectors(adapter, layer, layout)
-    return torch.where(offsets == 0, 0, offsets / (1 + scales))
+    lacking = torch.where(offsets == 0, 0, offsets / (1 + scales))
+    return lacking.unflatten(0, (values.out_features // layout.head_dim, -1))
 
 
 def _homes(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout) -> Iterator[Home | str]:
@@ -137,9 +142,7 @@ def _values_home(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayou
     home = _bias_home(model, "v_proj", [value_path(path) for path in layout.projections])
     if isinstance(home, Home):
         for layer in edited_layers(adapter):
-            values: Any = model.get_submodule(value_path(layout.projections[layer]))
-            # Consecutive heads share one value head.
-            shared = value_offsets(adapter, layer, layout).unflatten(0, (values.out_features // layout.head_dim, -1))
+            shared = value_offsets(model, adapter, layer, layout)
             if not (shared.isfinite().all() and (shared == shared[:, :1]).all()):
                 return f"heads of layer {layer} that share their values have different offsets"
     return home

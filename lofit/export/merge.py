@@ -73,9 +73,8 @@ def fold(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, home:
             # Before the scales, which are not for the offsets.
             _add_to_bias(projection, product(projection, offsets.flatten()))
         elif home.place == "v_proj":
-            values: Any = model.get_submodule(value_path(layout.projections[layer]))
-            shared = value_offsets(adapter, layer, layout).unflatten(0, (values.out_features // layout.head_dim, -1))
-            _add_to_bias(values, shared[:, 0].flatten())
+            values = model.get_submodule(value_path(layout.projections[layer]))
+            _add_to_bias(values, value_offsets(model, adapter, layer, layout)[:, 0].flatten())
         if scales.any():
             _scale_inputs(projection, 1 + scales.flatten())
     return model
