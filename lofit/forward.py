@@ -1,6 +1,7 @@
 """A pass through a model that makes logits only where a label is."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -8,14 +9,14 @@ from transformers import PreTrainedModel
 from lofit.objectives import IGNORED
 
 
-def labelled_logits(model: PreTrainedModel, batch: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+def labelled_logits(model: PreTrainedModel, batch: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     """The logits that predict labelled tokens, and labels to go with them.
 
     A vocabulary is large and completions are short: most of a model's logits would be thrown away. The output
     embeddings get the hidden states of at most C + 1 positions of a row, where C is the longest completion.
 
     Args:
-        batch: the model's inputs, B x T.
+        batch: the model's inputs, B x T; with `past_key_values`, what continues them.
         labels: B x T token ids, `IGNORED` where a token does not count.
 
     Returns:
@@ -37,5 +38,5 @@ def labelled_logits(model: PreTrainedModel, batch: Mapping[str, Tensor], labels:
 
     head = model.get_output_embeddings()
     with head.register_forward_pre_hook(pick):
-        logits = model(**batch, use_cache=False).logits
+        logits = model(**{"use_cache": False, **batch}).logits
     return logits, kept

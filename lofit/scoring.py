@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit.completions import Encoded, chat_prompt, collate, encode, longest_first, padding_id
-from lofit.errors import LofitError
+from lofit.completions import chat_prompt, encode, padding_id
 from lofit.files import write_whole
-from lofit.forward import labelled_logits
-from lofit.objectives import completion_logprobs
+from lofit.generation import generate
+from lofit.logprobs import score_groups
 from lofit.tasks.record import Judgement, Record
 
 
@@ -29,31 +28,6 @@ class Prediction:
     def to_json(self) -> dict:
         scores = {name: round(value, 6) for name, value in self.scores.items()}
         return {"id": self.id, **scores, **self.evidence}
-
-
-@torch.no_grad()
-def score_completions(
-    model: PreTrainedModel,
-    rows: Sequence[Encoded],
-    *,
-    pad_id: int,
-    batch_size: int,
-    progress: str | None = None,
-) -> list[float]:
-    """Log-probability of each row's completion given its prompt, in nats, summed over tokens (not averaged).
-
-    `progress` names the progress bar; without it there is none.
-    """
-    scores = [0.0] * len(rows)
-    with tqdm(total=len(rows), desc=progress, unit="answer", disable=progress is None) as bar:
-        for indices in longest_first([len(row.ids) for row in rows], batch_size=batch_size):
-            batch = collate([rows[i] for i in indices], pad_id=pad_id, device=model.device)
-            labels = batch.pop("labels")
-            logprobs = completion_logprobs(*labelled_logits(model, batch, labels)).tolist()
-            for i, score in zip(indices, logprobs, strict=True):
-                scores[i] = score
-            bar.update(len(indices))
-    return scores
 
 
 def multiple_choice(correct: Sequence[float], incorrect: Sequence[float]) -> dict[str, float]:
@@ -106,16 +80,16 @@ def predict_choices(
         for record in records
     ]
     rows = [
-        encode(tokenizer, shown_prompt(tokenizer, record, judgement), answer, end=False)
+        [
+            encode(tokenizer, shown_prompt(tokenizer, record, judgement), answer, end=False)
+            for answer in (*correct, *incorrect)
+        ]
         for record, (correct, incorrect) in zip(records, answers, strict=True)
-        for answer in (*correct, *incorrect)
     ]
-    scores = iter(
-        score_completions(model, rows, pad_id=padding_id(tokenizer), batch_size=batch_size, progress="Scoring")
-    )
+    scores = score_groups(model, rows, pad_id=padding_id(tokenizer), batch_size=batch_size, progress="Scoring")
     predictions = []
-    for record, texts in zip(records, answers, strict=True):
-        correct, incorrect = ([next(scores) for _ in side] for side in texts)
+    for record, (true, _), logprobs in zip(records, answers, scores, strict=True):
+        correct, incorrect = logprobs[: len(true)], logprobs[len(true) :]
         evidence = {"correct": rounded(correct), "incorrect": rounded(incorrect)}
         figures = multiple_choice(correct, incorrect)
         if judgement.metric != "multiple_choice":
@@ -130,71 +104,29 @@ def shown_prompt(tokenizer: PreTrainedTokenizerBase, record: Record, judgement: 
     return chat_prompt(tokenizer, prompt) if judgement.chat else prompt
 
 
-@torch.no_grad()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-) -> list[str]:
-    """Greedy continuation of each prompt, without special tokens.
-
-    What the prompt's tokens decode to is cut off the whole: decoded alone, a continuation may lose its leading blank.
-    """
-    pad_id = padding_id(tokenizer)
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    if empty := [prompt for prompt, ids in zip(prompts, encoded, strict=True) if not ids]:
-        raise LofitError(f"prompt {empty[0]!r}: no token; allowed: at least one")
-    # A tokenizer that ends every text by itself would have the model continue after its end.
-    encoded = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in encoded]
-    # Checkpoints ship settings of their own; a score must not depend on them.
-    greedy = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        pad_token_id=pad_id,
-        eos_token_id=model.generation_config.eos_token_id if model.generation_config else None,
-    )
-    texts = [""] * len(prompts)
-    with tqdm(total=len(prompts), desc="Generating", unit="prompt") as bar:
-        for indices in longest_first([len(ids) for ids in encoded], batch_size=batch_size):
-            length = max(len(encoded[i]) for i in indices)
-            # Left padding: generation continues every row at the same position.
-            ids = torch.tensor([[pad_id] * (length - len(encoded[i])) + encoded[i] for i in indices])
-            mask = torch.tensor([[0] * (length - len(encoded[i])) + [1] * len(encoded[i]) for i in indices])
-            output = model.generate(  # type: ignore[operator]
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=greedy,
-            )
-            for i, row in zip(indices, output, strict=True):
-                prompt, whole = tokenizer.batch_decode(
-                    [encoded[i], encoded[i] + row[length:].tolist()], skip_special_tokens=True
-                )
-                texts[i] = whole.removeprefix(prompt)
-            bar.update(len(indices))
-    return texts
-
-
 def exact_match(text: str, record: Record, judgement: Judgement) -> tuple[str, bool]:
     """The prediction cut out of generated `text`, and whether it equals the target or an alias, whatever the case."""
 
     def trimmed(text: str) -> str:
         return text.strip() if judgement.strip else text
 
-    prediction = text if judgement.after is None else text.split(judgement.after)[-1]
-    # Blanks before the answer go first, since one may be a stop; those after it last, since they may be part of one.
-    prediction = prediction.lstrip() if judgement.strip else prediction
+    prediction = begun(text if judgement.after is None else text.split(judgement.after)[-1], judgement)
     for stop in judgement.stops:
         prediction = prediction.split(stop)[0]
     prediction = trimmed(prediction)
     wanted = {trimmed(target).lower() for target in (record.completion, *record.aliases)}
     return prediction, prediction.lower() in wanted
+
+
+def begun(text: str, judgement: Judgement) -> str:
+    """`text` from where a prediction begins: blanks before it go first, as one may be a stop; those after it last."""
+    return text.lstrip() if judgement.strip else text
+
+
+def ended(text: str, judgement: Judgement) -> bool:
+    """Whether nothing that could follow `text` would change the prediction in it."""
+    # What counts may also begin anew, further on.
+    return judgement.after is None and any(stop in begun(text, judgement) for stop in judgement.stops)
 
 
 def predict_text(
@@ -213,6 +145,7 @@ def predict_text(
         [shown_prompt(tokenizer, record, judgement) for record in records],
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        ended=partial(ended, judgement=judgement),
     )
     predictions = []
     for record, text in zip(records, texts, strict=True):

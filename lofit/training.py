@@ -16,8 +16,8 @@ from lofit.completions import Encoded, chat_prompt, collate, encode, padding_id
 from lofit.errors import LofitError
 from lofit.forward import labelled_logits
 from lofit.heads import HeadLayout
+from lofit.logprobs import score_completions
 from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
-from lofit.scoring import score_completions
 from lofit.tasks.record import Judgement, Record
 
 INIT_STD = 0.001

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from lofit import HeadAdapter, cli, config, head_layout, scoring
+from lofit import HeadAdapter, cli, config, generation, head_layout
 from lofit.cli.export import export
 from lofit.cli.generate import show_texts
 from lofit.cli.inspect import pattern
@@ -198,9 +198,9 @@ def test_inspect_says_what_becomes_of_an_offset_elsewhere(lofit, monkeypatch):
 def test_generate_continues_without_and_with_the_adapter(lofit, folder, adapter, model, tokenizer):
     prompts = ["Q: Can pigs fly?", "the cat"]
     printed = lofit("generate", *prompts, "--model", folder, "--adapter", "tuned", "--max-new-tokens", 5)
-    without = scoring.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
+    without = generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
     with adapter.attach(model):
-        tuned = scoring.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
+        tuned = generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
     assert without != tuned
     blocks = (
         f"prompt: {prompt}\n{folder}: {base}\n{folder} with tuned: {edited}\n\n"
@@ -210,7 +210,7 @@ def test_generate_continues_without_and_with_the_adapter(lofit, folder, adapter,
 
 
 def test_generate_needs_no_adapter(lofit, folder, model, tokenizer):
-    (text,) = scoring.generate(model, tokenizer, ["the cat"], batch_size=1, max_new_tokens=32)
+    (text,) = generation.generate(model, tokenizer, ["the cat"], batch_size=1, max_new_tokens=32)
     assert lofit("generate", "the cat", "--model", folder) == f"prompt: the cat\n{folder}: {text}\n\n"
 
 
@@ -220,7 +220,7 @@ def test_generate_asks_in_the_chat_template(lofit, folder, model, make_tokenizer
     asked = chat_prompt(tokenizer, "the cat")
     assert asked == "[INST] the cat [/INST]"
     chat, plain = (
-        scoring.generate(model, tokenizer, [text], batch_size=1, max_new_tokens=8)[0] for text in (asked, "the cat")
+        generation.generate(model, tokenizer, [text], batch_size=1, max_new_tokens=8)[0] for text in (asked, "the cat")
     )
     assert chat != plain
     printed = lofit("generate", "the cat", "--model", folder, "--chat", "--max-new-tokens", 8)
@@ -229,7 +229,7 @@ def test_generate_asks_in_the_chat_template(lofit, folder, model, make_tokenizer
 
 def test_generate_loads_the_weights_in_the_dtype_asked_for(lofit, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(scoring, "generate", lambda model, *_, **__: [seen.append(model.dtype) or "text"])
+    monkeypatch.setattr(generation, "generate", lambda model, *_, **__: [seen.append(model.dtype) or "text"])
     lofit("generate", "a", "--model", folder)
     lofit("generate", "a", "--model", folder, "--dtype", "bfloat16")
     assert seen == [torch.float32, torch.bfloat16]

@@ -11,15 +11,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lofit import HeadAdapter
 from lofit.completions import encode
 from lofit.errors import LofitError
+from lofit.generation import generate
+from lofit.logprobs import score_completions
 from lofit.report import read_scores
 from lofit.scoring import (
     Prediction,
     exact_match,
-    generate,
     means,
     multiple_choice,
     predict,
-    score_completions,
     table,
     write_scores,
 )

@@ -11,7 +11,7 @@ from lofit import HeadAdapter, head_layout
 from lofit.checkpoint import Checkpoint
 from lofit.completions import Encoded, encode
 from lofit.errors import LofitError
-from lofit.scoring import score_completions
+from lofit.logprobs import score_completions
 from lofit.selection import scale_norms, top_heads
 from lofit.tasks.record import Judgement, Record
 from lofit.training import Example, Settings, fresh_vectors, mean_loss, prepare, shuffled, train

@@ -19,7 +19,7 @@ def generate(
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Continue prompts greedily, by the model as it is and by the model with an adapter."""
-    from lofit import models, scoring
+    from lofit import generation, models
     from lofit.adapter import HeadAdapter
     from lofit.completions import chat_prompt
 
@@ -29,7 +29,7 @@ def generate(
     shown = [chat_prompt(tokenizer, prompt) for prompt in prompts] if chat else prompts
 
     def continued() -> list[str]:
-        return scoring.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)
+        return generation.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)
 
     texts = {model: continued()}
     if edits is not None:
