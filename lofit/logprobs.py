@@ -9,7 +9,7 @@ texts: a tokenizer may merge the end of a prompt with the beginning of an answer
 from collections.abc import Iterator, Sequence
 from copy import copy
 from inspect import signature
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -104,7 +104,8 @@ def shared_length(rows: Sequence[Encoded]) -> int:
     That token predicts the completion's first one, so it is read with each row.
     """
     most = max(min((row.start - 1 for row in rows), default=0), 0)
-    return len(commonprefix([row.ids[:most] for row in rows]))
+    columns = zip(*(row.ids[:most] for row in rows), strict=True)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def alike(groups: Sequence[Sequence[Encoded]], trunk: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
