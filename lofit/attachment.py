@@ -57,6 +57,9 @@ def edit(adapter: "HeadAdapter", layer: int, layout: HeadLayout, projection: nn.
     """The pre-hook that edits the heads of one layer in the input of its projection."""
     rows = torch.tensor([row for row, (at, _) in enumerate(adapter.heads) if at == layer])
     heads = torch.tensor([head for at, head in adapter.heads if at == layer])
+    # In step 1 a layer's heads are all there and in order: their vectors need only be laid end to end.
+    first = int(rows[0])
+    every = heads.tolist() == list(range(layout.num_heads)) and rows.tolist() == list(range(first, first + len(rows)))
     # Where the layer's vectors sit in the projection's input: heads of this layer x head_dim.
     columns = heads[:, None] * layout.head_dim + torch.arange(layout.head_dim)
     width = layout.num_heads * layout.head_dim
@@ -76,6 +79,8 @@ def edit(adapter: "HeadAdapter", layer: int, layout: HeadLayout, projection: nn.
 
     def full_width(vectors: Tensor, like: Tensor) -> Tensor:
         """The layer's vectors among zeros, as wide as the projection's input."""
+        if every:
+            return vectors[first : first + layout.num_heads].flatten().to(like.device)
         spread = torch.zeros(width, dtype=torch.float32, device=like.device)
         return spread.index_put((on(like.device)[1],), vectors[on(vectors.device)[0]].to(like.device))
 

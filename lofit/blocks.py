@@ -119,8 +119,8 @@ class Preprocess(Block):
     """Kind jsonl: share of the examples that become the test split, where no file does."""
 
 
-class TuneBias(Block):
-    """Step 2: offsets of the selected heads."""
+class Training(Block):
+    """What both steps have."""
 
     lr: Positive
 
@@ -141,7 +141,18 @@ class TuneBias(Block):
     """Compute activations anew in the backward pass instead of keeping them: less memory, more time."""
 
 
-class TrainScales(TuneBias):
+class TuneBias(Training):
+    """Step 2: offsets of the selected heads."""
+
+    keep_prefix: bool = True
+    """Keep what the layers below the lowest selected head make of each example, instead of running them anew in every
+    epoch: less time, the same result."""
+
+    prefix_memory_gb: NotNegative = 4.0
+    """Up to which size that is kept in memory; beyond it, in a file below `.cache`."""
+
+
+class TrainScales(Training):
     """Step 1: scales of all heads."""
 
     l1: NotNegative

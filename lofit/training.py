@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tenso
 from lofit.completions import Encoded, chat_prompt, collate, encode, padding_id
 from lofit.errors import LofitError
 from lofit.forward import labelled_logits
-from lofit.heads import HeadLayout
+from lofit.heads import HeadLayout, head_layout
+from lofit.kept_prefix import KeptPrefix, Room, keep_prefix
 from lofit.logprobs import score_completions
 from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
 from lofit.tasks.record import Judgement, Record
@@ -90,17 +92,27 @@ def prepare(
     return [Example(*row) for row in zip(chosen, rejected, references, strict=True)]
 
 
-def task_loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, beta: float) -> Tensor:
-    """The task's own loss on a batch: DPO for preference pairs, else cross-entropy on the completions."""
-    if examples[0].rejected is None:
-        batch = collate([example.chosen for example in examples], pad_id=pad_id, device=model.device)
-        labels = batch.pop("labels")
-        return completion_cross_entropy(*labelled_logits(model, batch, labels))
-    rows = [example.chosen for example in examples]
-    rows += [example.rejected for example in examples if example.rejected is not None]
+def rows_of(examples: Sequence[Example]) -> list[Encoded]:
+    """The rows that go through the model: all completions, then, of pairs, all rejected ones."""
+    rejected = [example.rejected for example in examples if example.rejected is not None]
+    return [example.chosen for example in examples] + rejected
+
+
+def task_loss(
+    model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, beta: float, kept: KeptPrefix | None = None
+) -> Tensor:
+    """The task's own loss on a batch: DPO for preference pairs, else cross-entropy on the completions.
+
+    `kept` is what stands in for the lower layers.
+    """
+    rows = rows_of(examples)
     batch = collate(rows, pad_id=pad_id, device=model.device)
     labels = batch.pop("labels")
-    chosen, rejected = completion_logprobs(*labelled_logits(model, batch, labels)).chunk(2)
+    with kept.in_place(rows, model.device) if kept else nullcontext():
+        labelled = labelled_logits(model, batch, labels)
+    if examples[0].rejected is None:
+        return completion_cross_entropy(*labelled)
+    chosen, rejected = completion_logprobs(*labelled).chunk(2)
     references = torch.tensor([example.reference for example in examples], device=model.device).T
     return dpo_loss(chosen, rejected, *references, beta=beta)
 
@@ -140,6 +152,7 @@ def train(
     checkpoint: Checkpoint,
     description: str,
     on_step: Callable[[dict], None] = lambda row: None,
+    room: Room | None = None,
 ) -> list[dict]:
     """Train the vectors of `adapter` in place; returns one row per step: step, epoch, loss, penalty, lr.
 
@@ -148,6 +161,10 @@ def train(
 
     The processes of `accelerator` divide every batch among themselves and add up their gradients, so that the vectors
     do not depend on how many there are.
+
+    Args:
+        room: where the output of the layers below the lowest edited head may be kept from the first epoch on; None for
+            nowhere, so that every step runs all layers.
 
     Raises:
         LofitError: the loss or a vector is no longer finite.
@@ -167,6 +184,19 @@ def train(
             on_step(row)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, total, last_epoch=done - 1)
 
+    kept = None
+    if room is not None and total - done > steps_per_epoch:
+        size = settings.micro_batch_size or settings.batch_size
+        kept = keep_prefix(
+            model,
+            layout or head_layout(model),
+            adapter.heads,
+            rows_of(examples),
+            pad_id=pad_id,
+            batch_size=size,
+            room=room,
+            name=description,
+        )
     bar = tqdm(total=total, initial=done, desc=description, unit="step")
     with adapter.attach(model, layout), bar:
         for step in range(done, total):
@@ -175,7 +205,7 @@ def train(
                 order = shuffled(len(examples), seed=settings.seed, epoch=epoch)
             batch = [examples[i] for i in order[at * settings.batch_size : (at + 1) * settings.batch_size]]
             loss, penalty = gradients(
-                model, adapter, batch, settings, pad_id=pad_id, beta=beta, accelerator=accelerator
+                model, adapter, batch, settings, pad_id=pad_id, beta=beta, accelerator=accelerator, kept=kept
             )
             accelerator.clip_grad_norm_(vectors, 1.0)
             lr = schedule.get_last_lr()[0]
@@ -209,6 +239,7 @@ def gradients(
     pad_id: int,
     beta: float,
     accelerator: Accelerator,
+    kept: KeptPrefix | None = None,
 ) -> tuple[float, float]:
     """Give the vectors of `adapter` their gradients on a batch, over all processes; returns loss and penalty."""
     whole = mean_over(batch)
@@ -217,7 +248,7 @@ def gradients(
         accelerator.backward(penalty)
     total = 0.0
     for part in parts(batch, settings.micro_batch_size, accelerator):
-        loss = task_loss(model, part, pad_id=pad_id, beta=beta) * (mean_over(part) / whole)
+        loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept) * (mean_over(part) / whole)
         accelerator.backward(loss)
         total += loss.item()
     for vector in adapter.parameters():

@@ -34,13 +34,15 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
 
     workspace.share_work("tune_bias")
     # A method without heads has nothing to train and should not wait for transformers to load.
+    from lofit.kept_prefix import Room
     from lofit.training import fresh_vectors
     from stages.vectors import train_vectors
 
     def make(layout: HeadLayout, fold: int) -> HeadAdapter:
         return HeadAdapter(heads[fold], offsets=fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed))
 
-    train_vectors("tune_bias", (task, seed, method), block, make, write)
+    room = Room(block.prefix_memory_gb, workspace.scratch_folder()) if block.keep_prefix else None
+    train_vectors("tune_bias", (task, seed, method), block, make, write, room=room)
 
 
 def provenance(block: blocks.TuneBias | None, task: str, seed: int, method: str, fold: int) -> Provenance:

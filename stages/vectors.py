@@ -13,6 +13,7 @@ from lofit.errors import LofitError
 from lofit.files import write_json
 from lofit.heads import HeadLayout
 from lofit.history import write_history
+from lofit.kept_prefix import Room
 from lofit.tasks.record import by_fold, read_judgement, read_records
 from lofit.tracking import TRAINING, flatten, track
 from stages import workspace
@@ -21,14 +22,16 @@ from stages import workspace
 def train_vectors(
     stage: str,
     cell: tuple,
-    settings: blocks.TuneBias,
+    settings: blocks.Training,
     make: Callable[[HeadLayout, int], HeadAdapter],
     save: Callable[[dict[int, HeadAdapter]], list[Path]],
     *,
     l1: float = 0.0,
+    room: Room | None = None,
 ) -> None:
     """Train what `make` makes for each fold, have `save` write it all; write history and metrics beside it.
 
+    `room` is where step 2 may keep what the layers below its heads make of the examples.
     `cell` is (task, seed) or (task, seed, method). `save` returns the files, whose md5 joins the run to its cells.
     """
     task, seed = cell[:2]
@@ -91,6 +94,7 @@ def train_vectors(
                 checkpoint=checkpoint.part(f"fold_{fold}"),
                 description=name if len(adapters) == 1 else f"{name}, fold {fold}",
                 on_step=log,
+                room=room,
             )
             batch_size = settings.micro_batch_size or settings.batch_size
             val_loss = training.mean_loss(model, adapter, examples["val"], **shared, batch_size=batch_size)

@@ -70,6 +70,13 @@ def adapter_folder(where: Place, fold: int, name: str = "adapter") -> Path:
     return folder / f"fold_{fold}" if fold else folder
 
 
+def scratch_folder() -> Path:
+    """Where a stage may put what it does not keep."""
+    folder = project_root() / ".cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def scales_name(fold: int) -> str:
     """What the tensor of a fold is called in scales.safetensors."""
     return f"scales_fold_{fold}" if fold else "scales"
