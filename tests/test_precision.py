@@ -1,5 +1,6 @@
 """Less memory, the same result: micro-batches, gradient checkpointing, half precision, quantised or offloaded bases."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -89,6 +90,26 @@ def test_a_model_that_cannot_recompute_is_refused_in_words(make_model):
     model.supports_gradient_checkpointing = False
     with pytest.raises(LofitError, match=r"^gradient_checkpointing: met true; allowed for LlamaForCausalLM: false"):
         models.save_activation_memory(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_1_keeps_no_activation_that_the_bare_model_does_not(make_model, tokenizer, dtype):
+    model = make_model(num_hidden_layers=4).to(dtype)
+    examples = prepared(model, tokenizer, CROSS_ENTROPY)
+    layout = head_layout(model)
+    adapter = HeadAdapter(layout.grid(), scales=fresh_vectors(layout.size, 8, seed=5))
+    bare, edited = (kept_bytes(model, examples, edit) for edit in (None, adapter))
+    # The factors 1 + A of each layer, and nothing of the size of an activation.
+    assert edited - bare <= 4 * layout.num_layers * 32 * 4
+
+
+def test_nothing_is_kept_of_the_layers_below_the_lowest_head(make_model, tokenizer):
+    model = make_model(num_hidden_layers=4)
+    examples = prepared(model, tokenizer, CROSS_ENTROPY)
+    all_layers, *fewer = (
+        kept_bytes(model, examples, HeadAdapter([(layer, 1)], 100 * fresh_vectors(1, 8, seed=5))) for layer in range(4)
+    )
+    assert fewer == sorted(fewer, reverse=True) and fewer[0] < 0.85 * all_layers and fewer[2] < 0.4 * all_layers
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -201,6 +222,25 @@ def test_devices_are_picked_by_name_and_refused_in_words():
 
 def prepared(model, tokenizer, judgement):
     return prepare(model, tokenizer, RECORDS, judgement, max_length=100, batch_size=3)
+
+
+def kept_bytes(model, examples, adapter):
+    """How much a forward pass keeps for its backward one: with an edit, or with gradients for the embeddings alone."""
+    sizes, weights = {}, {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def note(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    wanted = model.get_input_embeddings().register_forward_hook(lambda *args: args[-1].requires_grad_())
+    if adapter:
+        wanted.remove()
+    edit = adapter.attach(model) if adapter else nullcontext()
+    with edit, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = task_loss(model, examples, pad_id=0, beta=0.5)
+    wanted.remove()
+    del loss
+    return sum(size for place, size in sizes.items() if place not in weights)
 
 
 def run(model, adapter, examples, **changes):
