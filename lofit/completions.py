@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lofit.errors import LofitError
 from lofit.objectives import IGNORED
+from lofit.tasks.record import Judgement, Record
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ def encode(
             f"prompt {prompt[:60]!r}...: {len(ids)} tokens with its completion; allowed: max_length, {max_length}"
         )
     return Encoded(tuple(ids), start)
+
+
+def encode_record(
+    tokenizer: PreTrainedTokenizerBase, record: Record, judgement: Judgement, *, max_length: int | None = None
+) -> tuple[Encoded, Encoded | None]:
+    """The completion that a record is tuned on, and the other half of its pair where the objective is DPO.
+
+    Raises:
+        LofitError: see `encode`, and `chat_prompt`.
+    """
+    prompt = chat_prompt(tokenizer, record.prompt) if judgement.chat else record.prompt
+    texts = (
+        [record.completion] if judgement.objective == "cross_entropy" else [record.completion, record.rejected or ""]
+    )
+    chosen, *rejected = (encode(tokenizer, prompt, text, end=True, max_length=max_length) for text in texts)
+    return chosen, rejected[0] if rejected else None
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

@@ -1,7 +1,7 @@
 """The training loop of both steps: a few vectors are trained, the model stays as it is."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,12 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 
 from lofit.adapter import HeadAdapter
 from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
-from lofit.completions import Encoded, chat_prompt, collate, encode, padding_id
+from lofit.completions import Encoded, collate, encode_record
 from lofit.errors import LofitError
 from lofit.forward import labelled_logits
 from lofit.heads import HeadLayout, head_layout
 from lofit.kept_prefix import KeptPrefix, Room, keep_prefix
-from lofit.logprobs import score_completions
 from lofit.objectives import completion_cross_entropy, completion_logprobs, dpo_loss, l1_penalty
 from lofit.tasks.record import Judgement, Record
 
@@ -47,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Example:
-    """A record as tokens. A preference pair carries its completions' log-probabilities under the untouched base."""
+    """A record as tokens. A preference pair carries its completions' log-probabilities under DPO's reference."""
 
     chosen: Encoded
 
@@ -62,34 +61,22 @@ def fresh_vectors(rows: int, head_dim: int, *, seed: int) -> Tensor:
 
 
 def prepare(
-    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
     judgement: Judgement,
     *,
     max_length: int,
-    batch_size: int,
+    references: Iterable[tuple[float, float]] | None = None,
 ) -> list[Example]:
-    """Tokenise records for training. DPO's reference is `model` as it is, so nothing should be attached to it.
+    """Tokenise records for training; DPO needs the `references` of `lofit.reference`, one for each record.
 
-    (The published code takes the reference after the vectors' noisy initialisation; see `Judgement.reference`.)
+    Raises:
+        LofitError: a record cannot be tokenised, or is longer than `max_length` tokens.
     """
-
-    def encoded(texts: Sequence[str]) -> list[Encoded]:
-        return [
-            encode(tokenizer, prompt, text, end=True, max_length=max_length)
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-
-    prompts = [chat_prompt(tokenizer, record.prompt) if judgement.chat else record.prompt for record in records]
-    chosen = encoded([record.completion for record in records])
-    if judgement.objective == "cross_entropy":
-        return [Example(row) for row in chosen]
-    rejected = encoded([record.rejected or "" for record in records])
-    pad_id = padding_id(tokenizer)
-    scores = score_completions(model, chosen + rejected, pad_id=pad_id, batch_size=batch_size, progress="Reference")
-    references = zip(scores[: len(chosen)], scores[len(chosen) :], strict=True)
-    return [Example(*row) for row in zip(chosen, rejected, references, strict=True)]
+    rows = [encode_record(tokenizer, record, judgement, max_length=max_length) for record in records]
+    if references is None:
+        return [Example(*row) for row in rows]
+    return [Example(*row, reference) for row, reference in zip(rows, references, strict=True)]
 
 
 def rows_of(examples: Sequence[Example]) -> list[Encoded]:

@@ -1,10 +1,11 @@
 """What the two training stages share: the same loop over the same data, for other vectors."""
 
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit import blocks, models, training
 from lofit.adapter import HeadAdapter
@@ -14,7 +15,8 @@ from lofit.files import write_json
 from lofit.heads import HeadLayout
 from lofit.history import write_history
 from lofit.kept_prefix import Room
-from lofit.tasks.record import by_fold, read_judgement, read_records
+from lofit.reference import Pairs, pair_logprobs, read_references
+from lofit.tasks.record import TUNING_SPLITS, Judgement, Record, Split, by_fold, read_judgement, read_records
 from lofit.tracking import TRAINING, flatten, track
 from stages import workspace
 
@@ -39,10 +41,13 @@ def train_vectors(
     data = workspace.data_folder(task)
     where = workspace.place(*cell)
     judgement = read_judgement(data)
-    records = {split: by_fold(read_records(data, split)) for split in ("train", "val")}
+    splits = {split: read_records(data, split) for split in TUNING_SPLITS}
+    records = {split: by_fold(rows) for split, rows in splits.items()}
+    file = workspace.reference_file(task)
+    references = read_references(file, splits) if judgement.shares_reference else {}
     adapters = {fold: make(base.layout, fold) for fold in records["train"]}
     heads = {fold: adapter.heads for fold, adapter in adapters.items()}
-    inputs = (settings.model_dump(), base.to_json(), data, seed, heads)
+    inputs = (settings.model_dump(), base.to_json(), data, file, seed, heads)
     checkpoint = workspace.open_checkpoint("-".join(map(str, (stage, *cell))), *inputs)
     models.be_deterministic()
     device = models.pick_device(base.device)
@@ -57,6 +62,9 @@ def train_vectors(
         run = stack.enter_context(track(TRAINING, name, {"stage": stage, "task": task, "seed": seed}))
         run.params({"base_model": base.name, "revision": base.revision, **flatten({stage: settings.model_dump()})})
         model, tokenizer = models.load(base, device=device)
+        if judgement.reference == "initial":
+            references = initial_references(model, tokenizer, records, judgement, adapters, base)
+        # Layers that compute their activations anew keep no keys and values, which the reference is computed with.
         if settings.gradient_checkpointing:
             models.save_activation_memory(model)
         shared = {"layout": base.layout, "pad_id": padding_id(tokenizer), "beta": settings.beta}
@@ -64,19 +72,16 @@ def train_vectors(
         figures = []
         for fold, adapter in adapters.items():
             adapter.to(device)
-            reference = adapter.attach(model, base.layout) if judgement.reference == "initial" else nullcontext()
-            with reference:
-                examples = {
-                    split: training.prepare(
-                        model,
-                        tokenizer,
-                        rows[fold],
-                        judgement,
-                        max_length=settings.max_length,
-                        batch_size=settings.micro_batch_size or settings.batch_size,
-                    )
-                    for split, rows in records.items()
-                }
+            examples = {
+                split: training.prepare(
+                    tokenizer,
+                    rows[fold],
+                    judgement,
+                    max_length=settings.max_length,
+                    references=references[split][fold] if references else None,
+                )
+                for split, rows in records.items()
+            }
             done = len(history)
 
             def log(row: dict, done: int = done) -> None:
@@ -107,6 +112,23 @@ def train_vectors(
             write_json(where.metrics / f"{stage}.json", metrics)
             run.tags({"md5": workspace.joined_md5(save(adapters))})
             checkpoint.clear()
+
+
+def initial_references(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Mapping[Split, Mapping[int, list[Record]]],
+    judgement: Judgement,
+    adapters: Mapping[int, HeadAdapter],
+    base: models.BaseModel,
+) -> dict[Split, dict[int, Pairs]]:
+    """The reference under the model that carries each fold's fresh vectors, by split and fold."""
+    references: dict[Split, dict[int, Pairs]] = {split: {} for split in records}
+    for fold, adapter in adapters.items():
+        with adapter.to(model.device).attach(model, base.layout):
+            for split, rows in records.items():
+                references[split][fold] = pair_logprobs(model, tokenizer, rows[fold], judgement)
+    return references
 
 
 def summarise(history: list[dict], adapter: HeadAdapter, val_loss: float) -> dict[str, float]:

@@ -61,6 +61,10 @@ def data_folder(task: str) -> Path:
     return ARTIFACTS / task / "data"
 
 
+def reference_file(task: str) -> Path:
+    return ARTIFACTS / task / "reference.csv"
+
+
 def adapter_folder(where: Place, fold: int, name: str = "adapter") -> Path:
     """Where the adapter of a fold is: that of fold 0 is the cell's own, as other tasks have no other.
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, GPT2Config, OPTConf
 from lofit import HeadAdapter, LofitError, head_layout, models
 from lofit.checkpoint import Checkpoint
 from lofit.completions import Encoded
+from lofit.reference import pair_logprobs
 from lofit.tasks.record import Judgement, Record
 from lofit.training import Example, Settings, fresh_vectors, mean_over, parts, prepare, task_loss, train
 
@@ -221,7 +222,8 @@ def test_devices_are_picked_by_name_and_refused_in_words():
 
 
 def prepared(model, tokenizer, judgement):
-    return prepare(model, tokenizer, RECORDS, judgement, max_length=100, batch_size=3)
+    references = pair_logprobs(model, tokenizer, RECORDS, judgement) if judgement is DPO else None
+    return prepare(tokenizer, RECORDS, judgement, max_length=100, references=references)
 
 
 def kept_bytes(model, examples, adapter):

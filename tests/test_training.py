@@ -11,7 +11,7 @@ from lofit import HeadAdapter, head_layout
 from lofit.checkpoint import Checkpoint
 from lofit.completions import Encoded, encode
 from lofit.errors import LofitError
-from lofit.logprobs import score_completions
+from lofit.reference import pair_logprobs
 from lofit.selection import scale_norms, top_heads
 from lofit.tasks.record import Judgement, Record
 from lofit.training import Example, Settings, fresh_vectors, mean_loss, prepare, shuffled, train
@@ -146,18 +146,6 @@ def test_every_example_is_met_once_an_epoch_in_an_order_of_its_own():
     assert shuffled(10, seed=1, epoch=1) == orders[1]
 
 
-def test_the_reference_of_dpo_is_the_untouched_base(model, tokenizer):
-    examples = get_examples(model, tokenizer, DPO)
-    for example, record in zip(examples, RECORDS, strict=True):
-        for text, row, reference in (
-            (record.completion, example.chosen, example.reference[0]),
-            (record.rejected, example.rejected, example.reference[1]),
-        ):
-            assert row == encode(tokenizer, record.prompt, text, end=True)
-            (alone,) = score_completions(model, [row], pad_id=0, batch_size=1)
-            assert reference == pytest.approx(alone, abs=1e-4)
-
-
 def test_the_first_loss_of_dpo_is_log_2(model, tokenizer):
     examples = get_examples(model, tokenizer, DPO)
     zero = HeadAdapter(HEADS, torch.zeros(3, 8))
@@ -177,9 +165,19 @@ def test_cross_entropy_needs_no_second_half_of_a_pair(model, tokenizer):
     assert examples[0].chosen.ids[-1] == tokenizer.eos_token_id
 
 
-def test_a_record_that_is_too_long_is_refused_before_training(model, tokenizer):
+def test_each_record_gets_its_own_reference(tokenizer):
+    references = [(-float(number), -0.5 * number) for number in range(len(RECORDS))]
+    examples = prepare(tokenizer, RECORDS, DPO, max_length=100, references=references)
+    for example, record, reference in zip(examples, RECORDS, references, strict=True):
+        assert example.chosen == encode(tokenizer, record.prompt, record.completion, end=True)
+        assert example.rejected == encode(tokenizer, record.prompt, record.rejected, end=True)
+        assert example.reference == reference
+
+
+@pytest.mark.parametrize("judgement", [CROSS_ENTROPY, DPO], ids=["cross_entropy", "dpo"])
+def test_a_record_that_is_too_long_is_refused_before_training(tokenizer, judgement):
     with pytest.raises(LofitError, match="allowed: max_length, 5"):
-        prepare(model, tokenizer, RECORDS, CROSS_ENTROPY, max_length=5, batch_size=4)
+        prepare(tokenizer, RECORDS, judgement, max_length=5)
 
 
 def test_the_mean_loss_is_that_of_the_edited_model_without_penalty(model, examples):
@@ -219,7 +217,8 @@ def test_behaviour_that_one_head_can_bring_about_is_found_at_that_head(make_mode
 
 
 def get_examples(model, tokenizer, judgement):
-    return prepare(model, tokenizer, RECORDS, judgement, max_length=100, batch_size=3)
+    references = pair_logprobs(model, tokenizer, RECORDS, judgement) if judgement is DPO else None
+    return prepare(tokenizer, RECORDS, judgement, max_length=100, references=references)
 
 
 def make(kind, *, std=0.001):

@@ -12,6 +12,8 @@ Split = Literal["train", "val", "test"]
 Protocol = Literal["clean", "lofit"]
 """`lofit` repeats the published code's choices, `clean` corrects its faults."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+TUNING_SPLITS: tuple[Split, ...] = ("train", "val")
+"""Those that the training stages read."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class Judgement:
 
     chat: bool = False
     """Prompts are a user's turn in the tokenizer's chat template."""
+
+    @property
+    def shares_reference(self) -> bool:
+        """Whether there is a reference that data and base model alone decide: the same for every seed and step."""
+        return self.objective == "dpo" and self.reference == "base"
 
     def to_json(self) -> dict:
         return asdict(self)
