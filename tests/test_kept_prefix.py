@@ -9,6 +9,7 @@ from lofit import HeadAdapter, head_layout
 from lofit.checkpoint import Checkpoint
 from lofit.completions import Encoded
 from lofit.kept_prefix import Room, keep_prefix
+from lofit.models import save_activation_memory
 from lofit.training import Example, Settings, fresh_vectors, rows_of, task_loss, train
 from tests.families import FAMILIES, VOCABULARY, build
 
@@ -62,6 +63,14 @@ def test_training_ends_with_the_vectors_of_an_uncached_run(deep, examples, tmp_p
 def test_memory_and_disk_give_the_same_bytes(deep, examples, tmp_path):
     in_memory, on_disk = (run(deep, examples, room=room)[0] for room in (Room(), Room(0.0, tmp_path)))
     assert torch.equal(in_memory, on_disk)
+
+
+def test_layers_that_compute_their_activations_anew_can_be_left_out_too(make_model, examples):
+    model = make_model(num_hidden_layers=4)
+    plain, _ = run(model, examples, room=None)
+    save_activation_memory(model)
+    kept, _ = run(model, examples, room=Room())
+    torch.testing.assert_close(kept, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_a_resumed_run_ends_as_an_unbroken_one(deep, examples, tmp_path):
