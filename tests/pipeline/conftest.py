@@ -58,6 +58,10 @@ class Checkout:
         self.output = output
         return ran(output)
 
+    def would_run(self) -> list[str]:
+        """The names of the stages that `dvc repro` would run first, without running any."""
+        return ran(self("dvc", "repro", "--dry"))
+
     def edit(self, path: str, value: object) -> None:
         """Set a dotted key of params.yaml."""
         file = self.folder / "params.yaml"

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lofit.tasks.record import Judgement, Record, write_records
+
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -92,7 +94,34 @@ def test_every_path_in_a_command_is_a_module():
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize("stage", ["check", "fetch_data", "preprocess", "select_heads"])
+@pytest.mark.parametrize("stage", ["check", "fetch_data", "preprocess", "reference", "select_heads"])
 def test_cheap_stages_import_neither_torch_nor_mlflow(stage, run_python):
     modules = run_python(f"import sys, stages.{stage}; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
     assert modules.strip() == ""
+
+
+JUDGEMENTS = {
+    "cross_entropy": Judgement("cross_entropy", "exact_match", "clean"),
+    "dpo from the initial vectors": Judgement("dpo", "multiple_choice", "lofit", reference="initial"),
+}
+
+
+@pytest.mark.parametrize("name", JUDGEMENTS)
+def test_a_task_without_a_reference_of_its_own_waits_for_no_torch(name, tmp_path, run_python):
+    record = Record("1", "Q: Who? A:", " Roy", " Anna")
+    write_records(tmp_path / "artifacts/task/data", JUDGEMENTS[name], {"train": [record], "val": [record]})
+    modules = run_python(
+        f"import os, sys; from stages.reference import reference; os.chdir({str(tmp_path)!r}); reference('task'); "
+        "print(*(m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules))"
+    )
+    assert modules.strip() == ""
+    assert (tmp_path / "artifacts/task/reference.csv").read_text() == "split,chosen,rejected\n"
+
+
+def test_nothing_of_training_decides_the_reference():
+    stage = STAGES["reference"]
+    assert stage["matrix"] == {"task": "${run.tasks}"} and "params" not in stage
+    assert not {"lofit/training.py", "lofit/adapter.py", "lofit/selection.py"} & set(stage["deps"])
+    assert {"artifacts/${item.task}/data", "artifacts/base_model.json"} <= set(stage["deps"])
+    for name in ("train_scales", "tune_bias"):
+        assert stage["outs"][0] in STAGES[name]["deps"]

@@ -1,5 +1,6 @@
 """The pipeline as its users drive it: `dvc repro`, an edit of params.yaml, `dvc repro` again."""
 
+import csv
 import json
 import os
 import signal
@@ -8,8 +9,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +40,7 @@ def edit(project):
 
 
 def test_everything_runs_once_and_is_reported(project):
-    assert len(project.first) == len(set(project.first)) == 2 + 2 * (2 + 1 + 3 * 2) + 1
+    assert len(project.first) == len(set(project.first)) == 2 + 2 * (3 + 1 + 3 * 2) + 1
     summary = (project.folder / "reports/summary.md").read_text()
     for cell in ("truthfulqa | base", "truthfulqa | lofit", "clutrr     | lofit"):
         assert cell in summary
@@ -60,6 +63,58 @@ def test_a_learning_rate_of_step_2_reruns_step_2_of_its_task(project, edit):
         "evaluate@clutrr-1-lofit",
         "report",
     }
+
+
+def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(project):
+    file = project.folder / "artifacts/truthfulqa/reference.csv"
+    tokenizer = AutoTokenizer.from_pretrained(project.folder / "data/tiny_model")
+    model = AutoModelForCausalLM.from_pretrained(project.folder / "data/tiny_model")
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    splits = [
+        (split, json.loads(line))
+        for split in ("train", "val")
+        for line in (file.parent / f"data/{split}.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == len(splits) == 12 + 4
+    for row, (split, record) in zip(rows, splits, strict=True):
+        assert row["split"] == split
+        for column, name in (("chosen", "completion"), ("rejected", "rejected")):
+            start = len(tokenizer(record["prompt"])["input_ids"])
+            text = record["prompt"] + record[name] + tokenizer.eos_token
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+            assert float(row[column]) == pytest.approx(logprobs[start - 1 :].sum().item(), abs=1e-3)
+    assert (project.folder / "artifacts/clutrr/reference.csv").read_text() == "split,chosen,rejected\n"
+
+    before = file.read_bytes()
+    try:
+        file.chmod(0o644)
+        file.write_bytes(b"\n".join(before.splitlines()[:-1]) + b"\n")
+        command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1")
+        output = project(*command, ok=False, LOFIT_TRACKING="off")
+    finally:
+        file.write_bytes(before)
+    fault = "artifacts/truthfulqa/reference.csv: met 3 rows of val; allowed: 4, one for each record"
+    assert output.splitlines()[-1] == f"error: {fault}"
+    assert project.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("tasks.truthfulqa.train_scales.lr", 0.02, "train_scales@truthfulqa-1"),
+        ("tasks.truthfulqa.select_heads.k", 4, "select_heads@truthfulqa-1-lofit"),
+        ("run.seeds", [1, 2], "train_scales@truthfulqa-2"),
+    ],
+)
+def test_no_key_of_training_reruns_the_reference(project, edit, key, value, first):
+    edit(key, value)
+    # A new seed would leave files behind that no later test expects.
+    stages = project.would_run()
+    assert first in stages
+    assert not [stage for stage in stages if stage.startswith("reference")]
 
 
 @pytest.mark.parametrize("way", ["merged", "peft"])
@@ -216,6 +271,8 @@ def test_both_folds_are_tuned_apart_and_averaged(project, edit):
     cell = project.folder / "artifacts/truthfulqa/1/lofit"
     adapters = [json.loads((cell / folder / "config.json").read_text()) for folder in ("adapter", "adapter/fold_1")]
     assert [adapter["training"]["fold"] for adapter in adapters] == [0, 1]
+    # The published code's reference has the seed's fresh vectors in it, so there is none to share.
+    assert (project.folder / "artifacts/truthfulqa/reference.csv").read_text() == "split,chosen,rejected\n"
     assert (cell / "adapter/model.safetensors").read_bytes() != (cell / "adapter/fold_1/model.safetensors").read_bytes()
     scores = json.loads((project.folder / CELL).read_text())["test"]
     folds = [scores["mc2_lofit_fold_0"], scores["mc2_lofit_fold_1"]]
