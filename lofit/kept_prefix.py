@@ -90,28 +90,17 @@ def keep_prefix(
     room = room or Room()
     rows = list(dict.fromkeys(rows))
     below, above = split_layers(model, layout, heads)
-    # A step is one pass forward through all layers and one back through those above.
-    saving = len(below) / (len(below) + 2 * len(above)) if above else 0.0
     width = model.config.get_text_config(decoder=True).hidden_size
     tokens = sum(len(row.ids) for row in rows)
     size = tokens * width * model.dtype.itemsize / GB
-    in_file = size > room.memory_gb
-    free = shutil.disk_usage(room.folder).free / GB if room.folder else 0.0
-    obstacle = (
-        f"only {len(below)} of {len(below) + len(above)} layers lie below the lowest tuned head"
-        if saving < LEAST_SAVING
-        else "dropout is at work in the layers below"
-        if any(map(drops_out, below))
-        else f"it takes {size:.2f} GB, more than the {room.memory_gb:g} GB of memory and {free:.1f} GB of disk allowed"
-        if in_file and size > 0.9 * free
-        else None
-    )
-    if obstacle:
-        tqdm.write(f"{name}: every step runs all layers: {obstacle}")
+    if reason := obstacle(below, above, size, room):
+        tqdm.write(f"{name}: every step runs all layers: {reason}")
         return None
+    in_file = size > room.memory_gb
     tqdm.write(
         f"{name}: keeping the output of the lower {len(below)} of {len(below) + len(above)} layers: {tokens:,} tokens, "
-        f"{size:.2f} GB {'on disk' if in_file else 'in memory'}; a step should take about {saving:.0%} less time"
+        f"{size:.2f} GB {'on disk' if in_file else 'in memory'}; "
+        f"a step should take about {saving(below, above):.0%} less time"
     )
     try:
         states = storage(tokens, width, model.dtype, room.folder if in_file else None)
@@ -120,10 +109,27 @@ def keep_prefix(
         check(kept, model, sorted(rows, key=lambda row: -len(row.ids))[:batch_size], pad_id=pad_id)
     # Whatever an unusual decoder does with its layers, it can still be trained without this.
     except Exception as error:
-        why = f"{type(model).__name__} cannot start from there ({str(error).strip().splitlines()[0]})"
-        tqdm.write(f"{name}: every step runs all layers: {why}")
+        reason = f"{type(model).__name__} cannot start from there ({repr(error).splitlines()[0]})"
+        tqdm.write(f"{name}: every step runs all layers: {reason}")
         return None
     return kept
+
+
+def obstacle(below: Sequence[nn.Module], above: Sequence[nn.Module], size: float, room: Room) -> str | None:
+    """Why the output of the layers below, `size` GB, is not to be kept; None where it is."""
+    if saving(below, above) < LEAST_SAVING:
+        return f"only {len(below)} of {len(below) + len(above)} layers lie below the lowest tuned head"
+    if any(drops_out(layer) for layer in below):
+        return "dropout is at work in the layers below"
+    free = shutil.disk_usage(room.folder).free / GB if room.folder else 0.0
+    if size > max(room.memory_gb, 0.9 * free):
+        return f"{size:.2f} GB are too much for {room.memory_gb:g} GB of memory and {free:.1f} GB of disk"
+    return None
+
+
+def saving(below: Sequence[nn.Module], above: Sequence[nn.Module]) -> float:
+    """Share of a step that the layers below are: it goes forward through all layers, and back through those above."""
+    return len(below) / (len(below) + 2 * len(above)) if above else 0.0
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from lofit.tracking import project_root
 
@@ -17,6 +18,7 @@ if "LOCAL_RANK" in os.environ:
     # Of several processes that train together, only the first one speaks.
     if os.environ["LOCAL_RANK"] != "0":
         os.environ.update(TQDM_DISABLE="1", LOFIT_TRACKING="off")
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     # Their launcher gives them sessions of their own: killed, it would leave them at work on the outs of the next run.
     if sys.platform == "linux":
         set_signal_at_parents_death = 1
