@@ -58,9 +58,10 @@ class Checkout:
         self.output = output
         return ran(output)
 
-    def would_run(self) -> list[str]:
-        """The names of the stages that `dvc repro` would run first, without running any."""
-        return ran(self("dvc", "repro", "--dry"))
+    def changed(self) -> set[str]:
+        """The names of the stages that have changed themselves, by `dvc status`, which runs none."""
+        lines = self("dvc", "status").splitlines()
+        return {line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")}
 
     def edit(self, path: str, value: object) -> None:
         """Set a dotted key of params.yaml."""
