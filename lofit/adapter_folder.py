@@ -1,13 +1,11 @@
 """The folder of an adapter: config.json, model.safetensors and README.md; written, and read with suspicion."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.numpy import save
 
 from lofit.blocks import Block
 from lofit.card import adapter_card
@@ -16,6 +14,10 @@ from lofit.faults import describe
 from lofit.files import json_text, read_json, write_whole
 from lofit.heads import Head
 from lofit.provenance import Provenance
+
+if TYPE_CHECKING:
+    # An adapter without vectors is written by a stage that should not wait for torch to load.
+    from torch import Tensor
 
 FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
@@ -45,7 +47,7 @@ class AdapterConfig(Provenance):
         return Provenance(**{name: getattr(self, name) for name in Provenance.model_fields})
 
 
-def write_adapter(folder: Path, heads: list[Head], vectors: dict[str, Tensor], provenance: Provenance) -> None:
+def write_adapter(folder: Path, heads: list[Head], vectors: "dict[str, Tensor]", provenance: Provenance) -> None:
     """Write the three files, heads in (layer, head) order; the same adapter always gives the same bytes.
 
     Args:
@@ -68,17 +70,20 @@ def write_adapter(folder: Path, heads: list[Head], vectors: dict[str, Tensor], p
     text = json_text(config)
     # Last to come and first to go: a folder between two adapters has no config, and is none.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(vectors))
+    write_whole(folder / WEIGHTS_FILE, save({name: vector.numpy() for name, vector in vectors.items()}))
     write_whole(folder / CARD_FILE, adapter_card(heads, vectors, provenance))
     write_whole(folder / CONFIG_FILE, text)
 
 
-def read_adapter(folder: Path) -> tuple[list[Head], dict[str, Tensor], Provenance]:
+def read_adapter(folder: Path) -> "tuple[list[Head], dict[str, Tensor], Provenance]":
     """What `write_adapter` wrote, this version of it or an older one.
 
     Raises:
         LofitError: a file is missing, cut short, foreign, of a newer format, or does not fit the other.
     """
+    import torch
+    from safetensors.torch import load_file
+
     config = read_config(folder / CONFIG_FILE)
     heads = [(place.layer, place.head) for place in config.heads]
     file = folder / WEIGHTS_FILE

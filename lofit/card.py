@@ -1,12 +1,15 @@
 """Model cards: what the README.md of a written folder says."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
-from torch import Tensor
 
 from lofit.heads import Head
 from lofit.provenance import Provenance
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER = "https://arxiv.org/abs/2406.01563"
 
@@ -43,7 +46,7 @@ LIMITS = """\
 """
 
 
-def adapter_card(heads: Sequence[Head], vectors: Mapping[str, Tensor], provenance: Provenance) -> str:
+def adapter_card(heads: Sequence[Head], vectors: "Mapping[str, Tensor]", provenance: Provenance) -> str:
     """The card of an adapter folder; `vectors` are K x head_dim, in the order of `heads`."""
     numbers = sum(vector.numel() for vector in vectors.values())
     kinds = " and ".join(vectors) or "no vectors"
@@ -93,7 +96,7 @@ def origin(provenance: Provenance) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
 
 
-def head_table(heads: Sequence[Head], vectors: Mapping[str, Tensor]) -> str:
+def head_table(heads: Sequence[Head], vectors: "Mapping[str, Tensor]") -> str:
     """One row for each head, with the Euclidean norms of its vectors."""
     norms = [vector.norm(dim=1).tolist() for vector in vectors.values()]
     rows = [(str(layer), str(head), *(f"{norm[row]:.4g}" for norm in norms)) for row, (layer, head) in enumerate(heads)]

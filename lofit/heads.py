@@ -5,13 +5,17 @@ output projection, is one slice of that projection's input: the input is the con
 section 2), whatever the number of key/value heads, the attention kernel or the width of the residual stream.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from lofit.errors import LofitError
+
+if TYPE_CHECKING:
+    # A layout alone, read from a file, needs no torch.
+    from torch import nn
 
 Head = tuple[int, int]
 
@@ -132,6 +136,8 @@ def _projections(path: str, attention: nn.Module, projection: str | None) -> lis
 
 
 def _check_editable(where: str, attention: nn.Module) -> None:
+    from torch import nn
+
     if isinstance(attention, nn.MultiheadAttention) or (
         getattr(attention, "slow_but_exact", False) and getattr(attention, "pretraining_tp", 1) > 1
     ):

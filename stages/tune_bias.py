@@ -4,8 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lofit import blocks
-from lofit.adapter import HeadAdapter
-from lofit.adapter_folder import WEIGHTS_FILE
+from lofit.adapter_folder import WEIGHTS_FILE, write_adapter
 from lofit.files import read_json, write_json
 from lofit.heads import HeadLayout
 from lofit.history import write_history
@@ -20,26 +19,31 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
     where = workspace.place(task, seed, method)
     heads = read_heads(where.tables / "heads.csv")
 
-    def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
-        for fold, adapter in adapters.items():
-            adapter.provenance = provenance(block if heads else None, task, seed, method, fold)
-            adapter.save_pretrained(workspace.adapter_folder(where, fold))
-        return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
+    def source(fold: int) -> Provenance:
+        return provenance(block if heads else None, task, seed, method, fold)
 
     if not heads:
-        write({fold: HeadAdapter([]) for fold in params.task(task).preprocess.folds})
+        for fold in params.task(task).preprocess.folds:
+            write_adapter(workspace.adapter_folder(where, fold), [], {}, source(fold))
         write_history(where.artifacts / "tune_bias.csv", [])
         write_json(where.metrics / "tune_bias.json", {"steps": 0, "trained_parameters": 0})
         return
 
     workspace.share_work("tune_bias")
-    # A method without heads has nothing to train and should not wait for transformers to load.
+    # A method without heads has nothing to train and should not wait for torch to load.
+    from lofit.adapter import HeadAdapter
     from lofit.kept_prefix import Room
     from lofit.training import fresh_vectors
     from stages.vectors import train_vectors
 
     def make(layout: HeadLayout, fold: int) -> HeadAdapter:
-        return HeadAdapter(heads[fold], offsets=fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed))
+        offsets = fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed)
+        return HeadAdapter(heads[fold], offsets=offsets, provenance=source(fold))
+
+    def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
+        for fold, adapter in adapters.items():
+            adapter.save_pretrained(workspace.adapter_folder(where, fold))
+        return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
 
     room = Room(block.prefix_memory_gb, workspace.scratch_folder()) if block.keep_prefix else None
     train_vectors("tune_bias", (task, seed, method), block, make, write, room=room)

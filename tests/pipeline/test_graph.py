@@ -94,7 +94,9 @@ def test_every_path_in_a_command_is_a_module():
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize("stage", ["check", "fetch_data", "preprocess", "reference", "select_heads"])
+@pytest.mark.parametrize(
+    "stage", ["check", "fetch_data", "preprocess", "reference", "select_heads", "tune_bias", "report"]
+)
 def test_cheap_stages_import_neither_torch_nor_mlflow(stage, run_python):
     modules = run_python(f"import sys, stages.{stage}; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
     assert modules.strip() == ""
