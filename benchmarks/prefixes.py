@@ -17,7 +17,9 @@ def keep(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded]) -> Any
         from lofit.kept_prefix import keep_prefix
     except ImportError:
         return None
-    return keep_prefix(setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=setting.shape.batch)
+    return keep_prefix(
+        setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=setting.shape.batch, name="step2"
+    )
 
 
 def missing() -> str:
