@@ -41,12 +41,14 @@ ShapeName = StrEnum("ShapeName", list(SHAPES))
 DtypeName = StrEnum("DtypeName", list(DTYPES))
 GroupName = StrEnum("GroupName", list(GROUPS))
 
+SMALL = ShapeName("small")
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def bench(
-    shape: Annotated[ShapeName, typer.Option(help="Which random model.")] = ShapeName("small"),
+    shape: Annotated[ShapeName, typer.Option(help="Which random model.")] = SMALL,
     dtype: Annotated[DtypeName | None, typer.Option(help="Of its weights; by default what suits the shape.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<number>.")] = "cpu",
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each variant; curves have half as many.")] = 4,
@@ -54,7 +56,9 @@ def bench(
     truthfulqa: Annotated[
         Path | None, typer.Option(help="Folder with fold_{0,1}_test_seed_42.csv; without it, generated questions.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for benchmark.md, benchmark.csv and benchmark.png.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder for benchmark.md, benchmark.csv and benchmark.png.")] = Path(
+        "reports"
+    ),
     only: Annotated[GroupName | None, typer.Option(help="Measure a single group.")] = None,
 ) -> None:
     """Time lofit beside the alternatives, in turns, and check that they agree. Nothing is downloaded."""
@@ -80,8 +84,8 @@ def bench(
             measured.append(Series(**{**vars(series), "variants": ()}))
     setup = (
         f"{shape.value}: {layout.num_layers} layers x {config.hidden_size}, {layout.num_heads} heads of "
-        f"{layout.head_dim}, vocabulary {config.vocab_size:,}, random weights, {str(precision).removeprefix('torch.')}; "
-        f"{processor(place)}; torch {torch.__version__}, transformers {transformers.__version__}. "
+        f"{layout.head_dim}, vocabulary {config.vocab_size:,}, random weights, "
+        f"{str(precision).removeprefix('torch.')}; {processor(place)}; torch {torch.__version__}, transformers {transformers.__version__}. "
         f"Questions: {texts.source}."
     )
     report = markdown(measured, rows, limits, setup=setup, repeats=repeats, tolerance=TOLERANCE[precision])

@@ -7,7 +7,7 @@ from zlib import crc32
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.measure import Result, Series, Setting, Variant
+from benchmarks.measure import Result, Series, Setting, Variant, quiet
 from benchmarks.shapes import with_output
 from lofit.generation import generate
 
@@ -80,8 +80,8 @@ def generated_answers(setting: Setting) -> Iterator[Series]:
     naive = f"one prompt at a time, no cache, always {setting.shape.new_tokens} tokens"
     never = partial(in_batches, setting, model, prompts, lambda text: False)
     variants = [
-        Variant("lofit, until the answers end", partial(in_batches, setting, model, prompts, has_ended)),
-        Variant(f"lofit, always {setting.shape.new_tokens} tokens", never),
+        Variant("lofit, until the answers end", partial(in_batches, setting, model, prompts, has_ended), quiet),
+        Variant(f"lofit, always {setting.shape.new_tokens} tokens", never, quiet),
         Variant(naive, partial(without_cache, setting, model, prompts)),
     ]
     note = (

@@ -2,9 +2,10 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from statistics import median
 
 import torch
@@ -188,6 +189,13 @@ def timed(variant: Variant, device: torch.device) -> float:
             return time.perf_counter() - start
         finally:
             gc.enable()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and messages of what is timed."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
 
 
 def baseline(variants: Sequence[Variant], variant: Variant) -> int:

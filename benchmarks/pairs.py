@@ -1,4 +1,4 @@
-"""Preference pairs: as two whole rows, or with their prompt read once. The second is a prototype, for what it would gain."""
+"""Preference pairs: as two whole rows, or with their prompt read once: a prototype, for what it would gain."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -1,9 +1,10 @@
 """Step 2: offsets of a few heads, with and without what the layers below them computed kept."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from benchmarks.measure import Result, Series, Setting, Variant
+from benchmarks.measure import Result, Series, Setting, Variant, quiet
 from benchmarks.steps import NOTE, PAD, comparisons, fresh_adapter, ours, random_rows, spread, upper
 from lofit.adapter import HeadAdapter
 from lofit.completions import Encoded
@@ -17,9 +18,9 @@ def keep(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded]) -> Any
         from lofit.kept_prefix import keep_prefix
     except ImportError:
         return None
-    return keep_prefix(
-        setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=setting.shape.batch, name="step2"
-    )
+    batch = setting.shape.batch
+    with quiet():
+        return keep_prefix(setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=batch)
 
 
 def missing() -> str:
@@ -46,7 +47,8 @@ def step_two(setting: Setting) -> Iterator[Series]:
     adapter = fresh_adapter(setting, spread(upper(setting, middle), shape.heads))
     variants = both(setting, adapter, rows)
     if len(variants) > 1:
-        variants.append(Variant("keeping the prefix, once for all epochs", lambda: kept_once(setting, adapter, rows)))
+        once = partial(kept_once, setting, adapter, rows)
+        variants.append(Variant("keeping the prefix, once for all epochs", once, quiet))
     size = f"{shape.labels} labels in {shape.batch} x {shape.length} tokens"
     title = f"offsets of {len(adapter.heads)} heads from layer {middle} of {layout.num_layers} on, {size}"
     yield Series("step2", title, [*variants, *comparisons(setting, adapter, rows)], NOTE + missing())

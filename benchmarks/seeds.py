@@ -66,9 +66,7 @@ def several_seeds(setting: Setting) -> Iterator[Series]:
     variants = []
     for count in shape.seeds:
         vectors = [fresh_vectors(len(heads), layout.head_dim, seed=seed).to(setting.device) for seed in range(count)]
-        batches = [
-            random_rows(setting, shape.batch, shape.length, shape.labels, seed=seed) for seed in range(count)
-        ]
+        batches = [random_rows(setting, shape.batch, shape.length, shape.labels, seed=seed) for seed in range(count)]
         adapters = [HeadAdapter(heads, offsets=vector) for vector in vectors]
         offsets = torch.stack(vectors).requires_grad_()
         examples = [[Example(row) for row in rows] for rows in batches]

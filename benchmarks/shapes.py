@@ -133,7 +133,9 @@ def device_called(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise LofitError(f"--device {name}: {str(error).splitlines()[0]}; allowed: cpu, or a GPU that is there") from None
+        raise LofitError(
+            f"--device {name}: {str(error).splitlines()[0]}; allowed: cpu, or a GPU that is there"
+        ) from None
     if device.type not in ("cpu", "cuda"):
         raise LofitError(f"--device {name}: its memory cannot be measured here; allowed: cpu, cuda or cuda:<number>")
     return device

@@ -169,8 +169,8 @@ def comparisons(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded])
 
 
 NOTE = (
-    "Forward and backward, without the optimiser's step. *Bare model*: no edit, gradient down to the hidden states that "
-    "enter the lowest edited layer. *Published form*: attention written out, a Python loop over all heads of all "
+    "Forward and backward, without the optimiser's step. *Bare model*: no edit, gradient down to the hidden states "
+    "that enter the lowest edited layer. *Published form*: attention written out, a Python loop over all heads of all "
     "layers, logits everywhere; *detect_anomaly* is how it leaves `torch.autograd`. Difference: of the loss and the "
     "vectors' gradients from lofit's."
 )

@@ -12,8 +12,8 @@ from lofit.report import aligned
 
 HEADER = ("median ms", "lowest to highest", "ratio", "matrix GFLOP", "matrix GB", "peak MB", "% of limit", "difference")
 LEGEND = """\
-- *median ms*, *lowest to highest*: of runs in turns (a, b, c, a, b, c), after one that warms up; {repeats} of each, in \
-tables that grow {half}.
+- *median ms*, *lowest to highest*: of runs in turns (a, b, c, a, b, c), after one that warms up; {repeats} of each, {half} in \
+tables of growth.
 - *ratio*: the median over that of the first row, which is lofit as it is; where several rows share a size, over that \
 of the first of them.
 - *matrix GFLOP*, *matrix GB*: operations of all matrix products, attention included, and the bytes of their operands \
@@ -54,7 +54,11 @@ def markdown(
         for member in members:
             own = [row for row in rows if (row.group, row.series) == (member.group, member.title)]
             title = f"growth with {member.grows}" if member.grows else member.title
-            parts += [f"### {title[0].upper()}{title[1:]}", *filter(None, [member.note.strip()]), one_table(member, own)]
+            parts += [
+                f"### {title[0].upper()}{title[1:]}",
+                *filter(None, [member.note.strip()]),
+                one_table(member, own),
+            ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,6 +90,8 @@ def to_csv(rows: Sequence[Row], limits: Limits) -> str:
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow([*(field.name for field in fields(Row)), "limit_gflops", "limit_gbs"])
     for row in rows:
-        values = ["" if value is None else f"{value:.6g}" if isinstance(value, float) else value for value in astuple(row)]
+        values = [
+            "" if value is None else f"{value:.6g}" if isinstance(value, float) else value for value in astuple(row)
+        ]
         writer.writerow([*values, f"{limits.flops / 1e9:.6g}", f"{limits.bandwidth / 1e9:.6g}"])
     return content.getvalue()
