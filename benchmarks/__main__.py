@@ -85,7 +85,8 @@ def bench(
     setup = (
         f"{shape.value}: {layout.num_layers} layers x {config.hidden_size}, {layout.num_heads} heads of "
         f"{layout.head_dim}, vocabulary {config.vocab_size:,}, random weights, "
-        f"{str(precision).removeprefix('torch.')}; {processor(place)}; torch {torch.__version__}, transformers {transformers.__version__}. "
+        f"{str(precision).removeprefix('torch.')}; {processor(place)}; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}. "
         f"Questions: {texts.source}."
     )
     report = markdown(measured, rows, limits, setup=setup, repeats=repeats, tolerance=TOLERANCE[precision])

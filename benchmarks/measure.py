@@ -138,6 +138,8 @@ def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
     # A curve has many points already.
     repeats = max(1, setting.repeats // 2) if series.grows else setting.repeats
     costs: list[Cost] = []
+    # What was imported would take longer to search for garbage than a step takes.
+    gc.freeze()
     bar = tqdm(total=len(series.variants) * (repeats + 2), desc=f"{series.group}: {series.title}", unit="run")
     with bar:
         for variant in series.variants:
@@ -156,6 +158,7 @@ def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
             for variant, cost in zip(series.variants, costs, strict=True):
                 cost.seconds.append(timed(variant, setting.device))
                 bar.update()
+    gc.unfreeze()
     medians = [1000 * median(cost.seconds) for cost in costs]
     return [
         Row(

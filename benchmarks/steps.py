@@ -151,7 +151,7 @@ def comparisons(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded])
     lowest = min(layer for layer, _ in adapter.heads)
     layers = list(range(setting.layout.num_layers))
     variants = [
-        everywhere(setting, adapter, rows, "lofit, logits everywhere"),
+        everywhere(setting, adapter, rows, "logits everywhere"),
         bare(setting, rows, lowest, "bare model, logits at labels", labelled_logits),
         bare(setting, rows, lowest, "bare model, logits everywhere", all_logits),
         lora(setting, rows, "LoRA r=8 q, v, logits at labels", labelled_logits, layers),
@@ -162,7 +162,7 @@ def comparisons(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded])
         variants.append(lora(setting, rows, name, labelled_logits, layers[lowest:]))
     return [
         *variants,
-        loop_alone(setting, adapter, rows, "lofit, but a loop over heads"),
+        loop_alone(setting, adapter, rows, "loop over heads, logits at labels"),
         loop(setting, adapter, rows, "published form"),
         loop(setting, adapter, rows, "published form, detect_anomaly", anomaly=True),
     ]

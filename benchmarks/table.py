@@ -12,8 +12,8 @@ from lofit.report import aligned
 
 HEADER = ("median ms", "lowest to highest", "ratio", "matrix GFLOP", "matrix GB", "peak MB", "% of limit", "difference")
 LEGEND = """\
-- *median ms*, *lowest to highest*: of runs in turns (a, b, c, a, b, c), after one that warms up; {repeats} of each, {half} in \
-tables of growth.
+- *median ms*, *lowest to highest*: of runs in turns (a, b, c, a, b, c), after one that warms up; {repeats} of each, \
+{half} in tables of growth.
 - *ratio*: the median over that of the first row, which is lofit as it is; where several rows share a size, over that \
 of the first of them.
 - *matrix GFLOP*, *matrix GB*: operations of all matrix products, attention included, and the bytes of their operands \
