@@ -77,9 +77,12 @@ def bench(
     limits = measured_limits(place, precision, size=side, repeats=repeats)
     measured: list[Series] = []
     rows: list[Row] = []
+    faults: list[str] = []
     for group in [only.value] if only else GROUPS:
         for series in GROUPS[group](setting):
-            rows += measure(series, setting, limits)
+            own, wrong = measure(series, setting, limits)
+            rows += own
+            faults += wrong
             # What the variants hold, models and batches, is needed no more.
             measured.append(Series(**{**vars(series), "variants": ()}))
     setup = (
@@ -94,6 +97,9 @@ def bench(
     write_whole(out / "benchmark.csv", to_csv(rows, limits))
     save(picture(measured, rows), out / "benchmark.png")
     tqdm.write(f"{out / 'benchmark.md'}, benchmark.csv and benchmark.png: {len(rows)} rows")
+    # Only now, as hours on a rented machine may lie behind it.
+    if faults:
+        raise LofitError("\n".join(faults))
 
 
 def processor(device: torch.device) -> str:

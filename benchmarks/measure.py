@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from benchmarks.cost import Limits, counted, peak_memory, synchronise
 from benchmarks.shapes import Shape
 from benchmarks.texts import Texts
-from lofit.errors import LofitError
 from lofit.heads import HeadLayout
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -129,11 +128,10 @@ class Cost:
     seconds: list[float] = field(default_factory=list)
 
 
-def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
+def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row], list[str]]:
     """Count, compare, then time the variants in turns: a, b, c, a, b, c.
 
-    Raises:
-        LofitError: results that must agree do not.
+    Returns the rows, and a line for each result that does not agree as it must.
     """
     # A curve has many points already.
     repeats = max(1, setting.repeats // 2) if series.grows else setting.repeats
@@ -147,7 +145,7 @@ def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
             with variant.around():
                 costs.append(Cost(*counted(variant.run)))
             bar.update()
-        differences = compared(series, [cost.result for cost in costs], TOLERANCE[setting.dtype])
+        differences, faults = compared(series, [cost.result for cost in costs], TOLERANCE[setting.dtype])
         for variant, cost in zip(series.variants, costs, strict=True):
             cost.result = {}
             with variant.around():
@@ -160,7 +158,7 @@ def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
                 bar.update()
     gc.unfreeze()
     medians = [1000 * median(cost.seconds) for cost in costs]
-    return [
+    rows = [
         Row(
             group=series.group,
             series=series.title,
@@ -178,6 +176,7 @@ def measure(series: Series, setting: Setting, limits: Limits) -> list[Row]:
         )
         for variant, cost, own, difference in zip(series.variants, costs, medians, differences, strict=True)
     ]
+    return rows, faults
 
 
 def timed(variant: Variant, device: torch.device) -> float:
@@ -207,23 +206,28 @@ def baseline(variants: Sequence[Variant], variant: Variant) -> int:
     return alike[0] if len(alike) > 1 else 0
 
 
-def compared(series: Series, results: Sequence[Result], tolerance: float) -> list[float | None]:
-    """How far each variant's results are from those of the reference of its size; None where nothing is shared."""
+def compared(series: Series, results: Sequence[Result], tolerance: float) -> tuple[list[float | None], list[str]]:
+    """How far each variant's results are from those of the reference of its size; None where nothing is shared.
+
+    And a line for each result that is further from it than `tolerance`, NaN included.
+    """
     differences: list[float | None] = []
+    faults = []
     for place, (variant, result) in enumerate(zip(series.variants, results, strict=True)):
         alike = [i for i, other in enumerate(series.variants) if other.size == variant.size]
         named = [i for i in alike if series.variants[i].name == series.reference]
         expected = results[(named or alike)[0]]
         shared = [] if place == (named or alike)[0] else [name for name in result if name in expected]
         for name in shared:
-            if (met := difference(result[name], expected[name])) > allowed(result[name], tolerance) or met != met:
+            met = difference(result[name], expected[name])
+            if not met <= allowed(result[name], tolerance):
                 at = "" if variant.size is None else f" at {variant.size}"
-                raise LofitError(
+                faults.append(
                     f"{series.group}, {series.title}{at}: {variant.name}: {name} differs by {met:.1e}; "
                     f"allowed: {allowed(result[name], tolerance):.0e}"
                 )
         differences.append(max((difference(result[name], expected[name]) for name in shared), default=None))
-    return differences
+    return differences, faults
 
 
 def difference(met: Tensor | list[str], expected: Tensor | list[str]) -> float:

@@ -21,8 +21,8 @@ and results.
 - *peak MB*: the most that tensors made by the work took at a time, the model's weights not counted.
 - *% of limit*: the least time for so many operations and bytes at the machine's limits, as a share of the median. \
 Operands that stay in a processor's cache are not moved, so that more than 100 can be met.
-- *difference*: the largest one of a result from the first row's (or as noted), as a share of the largest number; rows \
-of more than {tolerance:g} would have stopped the benchmark. Empty: nothing to compare.
+- *difference*: the largest one of a result from the first row's (or as noted), as a share of the largest number; with \
+one of more than {tolerance:g} the benchmark fails. Empty: nothing to compare.
 """
 ORDER = ("step1", "step2", "labels", "pairs", "seeds", "choices", "generation")
 TITLES = {
