@@ -51,7 +51,7 @@ def bench(
     shape: Annotated[ShapeName, typer.Option(help="Which random model.")] = SMALL,
     dtype: Annotated[DtypeName | None, typer.Option(help="Of its weights; by default what suits the shape.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<number>.")] = "cpu",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each variant; curves have half as many.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each variant; curves have half as many.")] = 3,
     questions: Annotated[int, typer.Option(min=1, help="Multiple-choice questions to score.")] = 4,
     truthfulqa: Annotated[
         Path | None, typer.Option(help="Folder with fold_{0,1}_test_seed_42.csv; without it, generated questions.")

@@ -35,10 +35,11 @@ def answer(text: str) -> str:
 
 
 def literate(setting: Setting) -> PreTrainedModel:
-    """The model with logits of zero for all but tokens of plain letters, so that it writes text."""
+    """The model with logits of zero for all but tokens that are a word, or its beginning."""
     tokenizer = setting.texts.tokenizer
     weight = setting.model.get_output_embeddings().weight
-    plain = [text.isascii() and text.strip(" ").isalpha() for text in tokenizer.batch_decode(range(len(tokenizer)))]
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    plain = [text.isascii() and text[:1] == " " and text[1:].isalpha() for text in texts]
     letters = torch.zeros(len(weight), 1, dtype=weight.dtype, device=weight.device)
     letters[: len(plain), 0] = torch.tensor(plain, device=weight.device).to(weight.dtype)
     return with_output(setting.model, weight.detach() * letters)
@@ -86,7 +87,7 @@ def generated_answers(setting: Setting) -> Iterator[Series]:
     ]
     note = (
         f"Greedy. Prompts: {setting.texts.source}, without examples. A random model never writes the line break that "
-        f"ends real answers: it is held to tokens of plain letters, and an answer ends after 1 to {LONGEST} words, as "
+        f"ends real answers: it is held to tokens that begin a word, and an answer ends after 1 to {LONGEST} words, as "
         "its first word says. A batch goes on until its longest answer ends. Difference: the share of answers that are "
         "not those of one prompt at a time."
     )

@@ -133,8 +133,7 @@ def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row]
 
     Returns the rows, and a line for each result that does not agree as it must.
     """
-    # A curve has many points already.
-    repeats = max(1, setting.repeats // 2) if series.grows else setting.repeats
+    repeats = growth_repeats(setting.repeats) if series.grows else setting.repeats
     costs: list[Cost] = []
     # What was imported would take longer to search for garbage than a step takes.
     gc.freeze()
@@ -177,6 +176,11 @@ def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row]
         for variant, cost, own, difference in zip(series.variants, costs, medians, differences, strict=True)
     ]
     return rows, faults
+
+
+def growth_repeats(repeats: int) -> int:
+    """Runs of each variant of a curve, which has many points already."""
+    return -(-repeats // 2)
 
 
 def timed(variant: Variant, device: torch.device) -> float:

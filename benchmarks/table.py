@@ -7,7 +7,7 @@ from io import StringIO
 from itertools import groupby
 
 from benchmarks.cost import Limits
-from benchmarks.measure import Row, Series
+from benchmarks.measure import Row, Series, growth_repeats
 from lofit.report import aligned
 
 HEADER = ("median ms", "lowest to highest", "ratio", "matrix GFLOP", "matrix GB", "peak MB", "% of limit", "difference")
@@ -20,7 +20,8 @@ of the first of them.
 and results.
 - *peak MB*: the most that tensors made by the work took at a time, the model's weights not counted.
 - *% of limit*: the least time for so many operations and bytes at the machine's limits, as a share of the median. \
-Operands that stay in a processor's cache are not moved, so that more than 100 can be met.
+Operands that stay in a processor's cache are not moved, and the limits are measured once, so that a bit more than \
+100 can be met.
 - *difference*: the largest one of a result from the first row's (or as noted), as a share of the largest number; with \
 one of more than {tolerance:g} the benchmark fails. Empty: nothing to compare.
 """
@@ -40,7 +41,7 @@ def markdown(
     series: Sequence[Series], rows: Sequence[Row], limits: Limits, *, setup: str, repeats: int, tolerance: float
 ) -> str:
     """The whole report: what was measured on, how to read it, and a table for each series."""
-    legend = LEGEND.format(repeats=repeats, half=max(1, repeats // 2), tolerance=tolerance)
+    legend = LEGEND.format(repeats=repeats, half=growth_repeats(repeats), tolerance=tolerance)
     machine = aligned(
         ("limit", "measured"),
         [

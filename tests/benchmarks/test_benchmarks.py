@@ -8,11 +8,14 @@ import torch
 
 import benchmarks.__main__ as command
 from benchmarks.cost import counted, peak_memory
+from benchmarks.generation import answer, has_ended, literate
 from benchmarks.loop_over_heads import LoopOverHeads
 from benchmarks.measure import Series, Setting, Variant, compared, difference
 from benchmarks.shapes import SHAPES, eager, random_model, sharing, with_output
 from benchmarks.steps import fresh_adapter
+from benchmarks.texts import read_texts
 from lofit import head_layout
+from lofit.generation import generate
 
 CPU = torch.device("cpu")
 VARIANTS = {
@@ -124,6 +127,15 @@ def test_a_disagreement_fails_the_command_after_the_tables_are_written(tmp_path,
     with pytest.raises(SystemExit, match="error: seeds, seeds at once at 2: prototype, in one pass: losses differs by"):
         command.main(["--shape", "tiny", "--repeats", "1", "--only", "seeds", "--out", str(tmp_path)])
     assert (tmp_path / "benchmark.csv").exists()
+
+
+def test_a_model_held_to_words_answers_in_words_of_several_lengths(model):
+    texts = read_texts(None, vocabulary=512)
+    setting = Setting(model, head_layout(model), SHAPES["tiny"], CPU, torch.float32, texts, questions=1, repeats=1)
+    prompts = [record.prompt for record in texts.records[:12]]
+    words = generate(literate(setting), texts.tokenizer, prompts, batch_size=12, max_new_tokens=12, ended=has_ended)
+    assert all(text.replace(" ", "").isalpha() and has_ended(text) for text in words)
+    assert len({len(answer(text).split()) for text in words}) > 1
 
 
 def test_models_that_share_weights_have_their_own_modules(model):
