@@ -25,7 +25,6 @@ Operands that stay in a processor's cache are not moved, and the limits are meas
 - *difference*: the largest one of a result from the first row's (or as noted), as a share of the largest number; with \
 one of more than {tolerance:g} the benchmark fails. Empty: nothing to compare.
 """
-ORDER = ("step1", "step2", "labels", "pairs", "seeds", "choices", "generation")
 TITLES = {
     "step1": "Step 1: scales of all heads",
     "step2": "Step 2: offsets of some heads",
