@@ -8,7 +8,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test quick lint ui engines clean
+.PHONY: repro test quick lint ui engines bench clean
 
 repro: .venv/installed
 	dvc repro
@@ -41,6 +41,10 @@ engines: .cache/engines/llama.cpp
 	tar -xzf .cache/engines/llama_cpp_python-0.3.36.tar.gz -C $@.partial --strip-components=3 \
 		llama_cpp_python-0.3.36/vendor/llama.cpp
 	mv $@.partial $@
+
+# Time, work and memory beside the alternatives; `python -m benchmarks --help` for other models and devices.
+bench: .venv/installed
+	python -m benchmarks
 
 # What `make repro` made, the cache included; committed results stay.
 clean:
