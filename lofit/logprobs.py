@@ -22,6 +22,9 @@ from lofit.completions import Encoded, collate, longest_first
 from lofit.forward import labelled_logits
 from lofit.objectives import IGNORED, completion_logprobs
 
+BATCHES = 4
+"""How many batches of rows share the groups whose keys and values are held at a time: the more, the less padding."""
+
 
 @torch.no_grad()
 def score_completions(
@@ -58,7 +61,7 @@ def score_groups(
     """What `score_completions` gives, by group, where the rows of a group begin alike: the answers to a question.
 
     The keys and values of what all rows share are computed once, those of what a group shares once for each group, and
-    at most about `batch_size` rows go through the model at a time. A model that keeps something else than keys and
+    at most `batch_size` rows go through the model at a time. A model that keeps something else than keys and
     values (recurrent layers do) is scored row by row, and says so.
     """
     rows = [row for group in groups for row in group]
@@ -71,7 +74,7 @@ def score_groups(
     read(model, [rows[0].ids[:trunk]] if rows else [], cache)
     scores = [[0.0] * len(group) for group in groups]
     with tqdm(total=len(rows), desc=progress, unit="answer", disable=progress is None) as bar:
-        for stem, members in alike(groups, trunk, batch_size):
+        for stem, members in alike(groups, trunk, batch_size, BATCHES * batch_size):
             begun = selected(cache, [0] * len(members))
             read(model, [groups[member][0].ids[trunk:stem] for member in members], begun)
             answers = [(row, member, i) for row, member in enumerate(members) for i in range(len(groups[member]))]
@@ -92,6 +95,8 @@ def completion_scores(
     """Log-probabilities of the completions of one batch, which continues what `past` holds."""
     batch: dict = collate(rows, pad_id=pad_id, device=model.device)
     labels = batch.pop("labels")
+    # A row's last token predicts nothing that is asked for.
+    batch = {name: value[:, : max(labels.shape[1] - 1, 1)] for name, value in batch.items()}
     if past is not None:
         batch["attention_mask"] = nn.functional.pad(batch["attention_mask"], (past.get_seq_length(), 0), value=1)
         batch |= {"past_key_values": past, "use_cache": True}
@@ -108,20 +113,24 @@ def shared_length(rows: Sequence[Encoded]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def alike(groups: Sequence[Sequence[Encoded]], trunk: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
+def alike(
+    groups: Sequence[Sequence[Encoded]], trunk: int, most_groups: int, most_rows: int
+) -> Iterator[tuple[int, list[int]]]:
     """Groups to be read together, longest first: those that share as many tokens need no padding.
 
-    Yields that number of tokens, and the groups by their place: as many as make `batch_size` rows, or a single one.
-    A group of one row shares what all do.
+    Yields that number of tokens, and the groups by their place: one, or as many as these bounds allow. A group of one
+    row shares what all do.
     """
     lengths = [shared_length(group) if len(group) > 1 else trunk for group in groups]
     for length in sorted(set(lengths), reverse=True):
         members: list[int] = []
+        rows = 0
         for place in (place for place, own in enumerate(lengths) if own == length):
-            if members and sum(len(groups[member]) for member in (*members, place)) > batch_size:
+            if members and (len(members) == most_groups or rows + len(groups[place]) > most_rows):
                 yield length, members
-                members = []
+                members, rows = [], 0
             members.append(place)
+            rows += len(groups[place])
         yield length, members
 
 

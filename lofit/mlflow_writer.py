@@ -3,7 +3,6 @@
 Everything goes through `MlflowClient`, which keeps no global state that a kill could leave.
 """
 
-import base64
 import getpass
 import json
 import os
@@ -85,11 +84,14 @@ def carry_out(client: Any, run_id: str, what: str, content: Any) -> None:
         case "artifact":
             path, folder = content
             (client.log_artifacts if Path(path).is_dir() else client.log_artifact)(run_id, path, folder)
-        case "picture":
-            name, picture = content
+        case "heat_maps":
+            import numpy as np
+
+            from lofit.figures import heat_maps, save
+
             with TemporaryDirectory() as scratch:
-                file = Path(scratch, name)
-                file.write_bytes(base64.b64decode(picture))
+                file = Path(scratch, "heads.png")
+                save(heat_maps([(title, np.array(norms), heads) for title, norms, heads in content]), file)
                 client.log_artifact(run_id, str(file))
         case "columns":
             show_columns(client, run_id, content)

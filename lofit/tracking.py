@@ -2,11 +2,9 @@
 
 `MLFLOW_TRACKING_URI` names the store; without it that is `mlflow.db` in the project's root. `LOFIT_TRACKING=off`
 switches tracking off. Another process does the writing (`lofit/mlflow_writer.py`): importing MLflow takes seconds, for
-which a stage would otherwise wait.
+which a stage would otherwise wait. A stage opens its run before it imports torch, so that both load side by side.
 """
 
-import base64
-import io
 import json
 import os
 import signal
@@ -67,10 +65,9 @@ class Tracker:
         """Copy a file, or the files of a folder, to the run; they must stay as they are until it ends."""
         self.order("artifact", [str(path.resolve()), folder])
 
-    def figure(self, figure: Any, name: str) -> None:
-        picture = io.BytesIO()
-        figure.savefig(picture)
-        self.order("picture", [name, base64.b64encode(picture.getvalue()).decode()])
+    def heat_maps(self, grids: Iterable[tuple[str, Any, Any]]) -> None:
+        """Draw the heads of a model by their norms, as `lofit.figures.heat_maps` does, into `heads.png`."""
+        self.order("heat_maps", [[title, norms.tolist(), heads] for title, norms, heads in grids])
 
     def show_columns(self, metrics: Iterable[str]) -> None:
         """Give these metrics a column of their own in the runs table."""
@@ -101,7 +98,9 @@ def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tr
         yield Tracker()
         return
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
-    writer = subprocess.Popen([sys.executable, "-m", "lofit.mlflow_writer"], stdin=subprocess.PIPE, text=True)
+    # A pipe that holds what is ordered while the writer still imports MLflow.
+    command = [sys.executable, "-m", "lofit.mlflow_writer"]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pipesize=2**20)
     tracker = Tracker(writer.stdin)
     facts = {"mlflow.source.name": os.environ.get("DVC_STAGE", Path(sys.argv[0]).name), "pid": os.getpid(), **tags}
     tracker.order("open", [experiment, name, {key: str(value) for key, value in facts.items()}, now()])

@@ -1,9 +1,7 @@
 """Stage evaluate: score the tuned model, and log the complete MLflow row of the cell."""
 
-from lofit import blocks, models, scoring
-from lofit.adapter import HeadAdapter
+from lofit import blocks
 from lofit.adapter_folder import WEIGHTS_FILE
-from lofit.export.served import served
 from lofit.files import read_json, write_json, write_jsonl
 from lofit.history import read_history
 from lofit.selection import read_heads, read_norms
@@ -15,11 +13,16 @@ from stages import workspace
 def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Method) -> None:
     params = workspace.read_params()
     block = params.cell(task, method).evaluate
-    base = workspace.read_base_model(params)
     where = workspace.place(task, seed, method)
-    models.be_deterministic()
     with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as run:
-        log_inputs(run, params, base, task, seed, method)
+        log_inputs(run, params, task, seed, method)
+        log_upstream(run, task, seed, method)
+        from lofit import models, scoring
+        from lofit.adapter import HeadAdapter
+        from lofit.export.served import served
+
+        models.be_deterministic()
+        base = workspace.read_base_model(params)
         records = by_fold(read_records(workspace.data_folder(task), block.split))
         judgement = read_judgement(workspace.data_folder(task))
         adapters = {fold: HeadAdapter.from_pretrained(workspace.adapter_folder(where, fold)) for fold in records}
@@ -50,7 +53,8 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
             adapter.provenance = adapter.provenance.with_metrics(metrics)
             adapter.save_pretrained(workspace.adapter_folder(where, fold, "release"))
         run.show_columns(f"{block.split}/{name}" for name in scores[min(scores)] if not name.startswith("mc3"))
-        log_upstream(run, task, seed, method)
+        run.artifact(where.artifacts / "release", "adapter")
+        run.artifact(where.artifacts / "predictions.jsonl")
 
 
 def named(scores: dict[str, float], split: str) -> dict[str, float]:
@@ -58,14 +62,14 @@ def named(scores: dict[str, float], split: str) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 
-def log_inputs(run: Tracker, params: blocks.Params, base: models.BaseModel, task: str, seed: int, method: str) -> None:
+def log_inputs(run: Tracker, params: blocks.Params, task: str, seed: int, method: str) -> None:
     """Parameters of every stage that made the cell, and tags that join it to code and data."""
     kind = params.methods[method].kind
     blocks = params.cell(task, method).model_dump()
     if kind == "base":
         blocks = {stage: blocks[stage] for stage in ("kind", "fetch_data", "preprocess", "evaluate")}
     cell = {"task": task, "seed": seed, "method": method, "method.kind": kind}
-    model = params.model.model_dump() | {"revision": base.revision}
+    model = params.model.model_dump() | {"revision": read_json(workspace.BASE_MODEL)["revision"]}
     run.params({**cell, **flatten({"model": model, **blocks})})
     data, where = workspace.data_folder(task), workspace.place(task, seed, method)
     folds = params.task(task).preprocess.folds
@@ -89,17 +93,13 @@ def log_upstream(run: Tracker, task: str, seed: int, method: str) -> None:
         for row in read_history(home.artifacts / f"{stage}.csv"):
             run.metrics({f"{stage}/loss": row["loss"]}, step=int(row["step"]))
     run.metrics({"trained_parameters": read_json(where.metrics / "tune_bias.json")["trained_parameters"]})
-    run.artifact(where.artifacts / "release", "adapter")
     run.artifact(where.tables / "heads.csv")
-    run.artifact(where.artifacts / "predictions.jsonl")
     if heads:
-        from lofit.figures import heat_maps
-
         norms = read_norms(shared.tables / "scale_norms.csv")
         title = f"{task}, {method}, seed {seed}"
         several = len(heads) > 1
         grids = [(f"{title}, fold {fold}" if several else title, norms[fold], heads[fold]) for fold in heads]
-        run.figure(heat_maps(grids), "heads.png")
+        run.heat_maps(grids)
 
 
 if __name__ == "__main__":

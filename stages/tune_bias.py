@@ -30,23 +30,24 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
         return
 
     workspace.share_work("tune_bias")
-    # A method without heads has nothing to train and should not wait for torch to load.
-    from lofit.adapter import HeadAdapter
-    from lofit.kept_prefix import Room
-    from lofit.training import fresh_vectors
-    from stages.vectors import train_vectors
+    with workspace.training_run("tune_bias", task, seed, method) as run:
+        # A method without heads has nothing to train and should not wait for torch to load.
+        from lofit.adapter import HeadAdapter
+        from lofit.kept_prefix import Room
+        from lofit.training import fresh_vectors
+        from stages.vectors import train_vectors
 
-    def make(layout: HeadLayout, fold: int) -> HeadAdapter:
-        offsets = fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed)
-        return HeadAdapter(heads[fold], offsets=offsets, provenance=source(fold))
+        def make(layout: HeadLayout, fold: int) -> HeadAdapter:
+            offsets = fresh_vectors(len(heads[fold]), layout.head_dim, seed=seed)
+            return HeadAdapter(heads[fold], offsets=offsets, provenance=source(fold))
 
-    def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
-        for fold, adapter in adapters.items():
-            adapter.save_pretrained(workspace.adapter_folder(where, fold))
-        return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
+        def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
+            for fold, adapter in adapters.items():
+                adapter.save_pretrained(workspace.adapter_folder(where, fold))
+            return [workspace.adapter_folder(where, fold) / WEIGHTS_FILE for fold in adapters]
 
-    room = Room(block.prefix_memory_gb, workspace.scratch_folder()) if block.keep_prefix else None
-    train_vectors("tune_bias", (task, seed, method), block, make, write, room=room)
+        room = Room(block.prefix_memory_gb, workspace.scratch_folder()) if block.keep_prefix else None
+        train_vectors("tune_bias", (task, seed, method), run, block, make, write, room=room)
 
 
 def provenance(block: blocks.TuneBias | None, task: str, seed: int, method: str, fold: int) -> Provenance:

@@ -1,7 +1,6 @@
 """What the two training stages share: the same loop over the same data, for other vectors."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -17,13 +16,14 @@ from lofit.history import write_history
 from lofit.kept_prefix import Room
 from lofit.reference import Pairs, pair_logprobs, read_references
 from lofit.tasks.record import TUNING_SPLITS, Judgement, Record, Split, by_fold, read_judgement, read_records
-from lofit.tracking import TRAINING, flatten, track
+from lofit.tracking import Tracker, flatten
 from stages import workspace
 
 
 def train_vectors(
     stage: str,
     cell: tuple,
+    run: Tracker,
     settings: blocks.Training,
     make: Callable[[HeadLayout, int], HeadAdapter],
     save: Callable[[dict[int, HeadAdapter]], list[Path]],
@@ -57,61 +57,57 @@ def train_vectors(
             raise LofitError(f"model.device_map: met {base.device_map!r}; allowed with several processes: null")
         device = accelerator.device
 
-    with ExitStack() as stack:
-        name = "/".join(map(str, (stage, task, *cell[2:], seed)))
-        run = stack.enter_context(track(TRAINING, name, {"stage": stage, "task": task, "seed": seed}))
-        run.params({"base_model": base.name, "revision": base.revision, **flatten({stage: settings.model_dump()})})
-        model, tokenizer = models.load(base, device=device)
-        if judgement.reference == "initial":
-            references = initial_references(model, tokenizer, records, judgement, adapters, base)
-        # Layers that compute their activations anew keep no keys and values, which the reference is computed with.
-        if settings.gradient_checkpointing:
-            models.save_activation_memory(model)
-        shared = {"layout": base.layout, "pad_id": padding_id(tokenizer), "beta": settings.beta}
-        history: list[dict] = []
-        figures = []
-        for fold, adapter in adapters.items():
-            adapter.to(device)
-            examples = {
-                split: training.prepare(
-                    tokenizer,
-                    rows[fold],
-                    judgement,
-                    max_length=settings.max_length,
-                    references=references[split][fold] if references else None,
-                )
-                for split, rows in records.items()
-            }
-            done = len(history)
-
-            def log(row: dict, done: int = done) -> None:
-                run.metrics({key: row[key] for key in ("loss", "penalty", "lr")}, step=done + row["step"])
-
-            rows = training.train(
-                model,
-                adapter,
-                examples["train"],
-                training.Settings(
-                    settings.lr, settings.epochs, settings.batch_size, seed, l1, settings.micro_batch_size
-                ),
-                **shared,
-                accelerator=accelerator,
-                checkpoint=checkpoint.part(f"fold_{fold}"),
-                description=name if len(adapters) == 1 else f"{name}, fold {fold}",
-                on_step=log,
-                room=room,
+    name = workspace.training_name(stage, *cell)
+    run.params({"base_model": base.name, "revision": base.revision, **flatten({stage: settings.model_dump()})})
+    model, tokenizer = models.load(base, device=device)
+    if judgement.reference == "initial":
+        references = initial_references(model, tokenizer, records, judgement, adapters, base)
+    # Layers that compute their activations anew keep no keys and values, which the reference is computed with.
+    if settings.gradient_checkpointing:
+        models.save_activation_memory(model)
+    shared = {"layout": base.layout, "pad_id": padding_id(tokenizer), "beta": settings.beta}
+    history: list[dict] = []
+    figures = []
+    for fold, adapter in adapters.items():
+        adapter.to(device)
+        examples = {
+            split: training.prepare(
+                tokenizer,
+                rows[fold],
+                judgement,
+                max_length=settings.max_length,
+                references=references[split][fold] if references else None,
             )
-            batch_size = settings.micro_batch_size or settings.batch_size
-            val_loss = training.mean_loss(model, adapter, examples["val"], **shared, batch_size=batch_size)
-            figures.append(summarise(rows, adapter, val_loss))
-            history += [{**row, "fold": fold, "step": done + row["step"]} for row in rows]
-        if accelerator.is_main_process:
-            metrics = over_folds(figures)
-            run.metrics({"val_loss": metrics["val_loss"]}, step=len(history))
-            write_history(where.artifacts / f"{stage}.csv", history)
-            write_json(where.metrics / f"{stage}.json", metrics)
-            run.tags({"md5": workspace.joined_md5(save(adapters))})
-            checkpoint.clear()
+            for split, rows in records.items()
+        }
+        done = len(history)
+
+        def log(row: dict, done: int = done) -> None:
+            run.metrics({key: row[key] for key in ("loss", "penalty", "lr")}, step=done + row["step"])
+
+        rows = training.train(
+            model,
+            adapter,
+            examples["train"],
+            training.Settings(settings.lr, settings.epochs, settings.batch_size, seed, l1, settings.micro_batch_size),
+            **shared,
+            accelerator=accelerator,
+            checkpoint=checkpoint.part(f"fold_{fold}"),
+            description=name if len(adapters) == 1 else f"{name}, fold {fold}",
+            on_step=log,
+            room=room,
+        )
+        batch_size = settings.micro_batch_size or settings.batch_size
+        val_loss = training.mean_loss(model, adapter, examples["val"], **shared, batch_size=batch_size)
+        figures.append(summarise(rows, adapter, val_loss))
+        history += [{**row, "fold": fold, "step": done + row["step"]} for row in rows]
+    if accelerator.is_main_process:
+        metrics = over_folds(figures)
+        run.metrics({"val_loss": metrics["val_loss"]}, step=len(history))
+        write_history(where.artifacts / f"{stage}.csv", history)
+        write_json(where.metrics / f"{stage}.json", metrics)
+        run.tags({"md5": workspace.joined_md5(save(adapters))})
+        checkpoint.clear()
 
 
 def initial_references(

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from lofit import blocks, config
 from lofit.errors import LofitError
 from lofit.files import read_json
-from lofit.tracking import project_root
+from lofit.tracking import TRAINING, Tracker, project_root, track
 
 if TYPE_CHECKING:
     from lofit.checkpoint import Checkpoint
@@ -90,6 +91,16 @@ def joined_md5(files: Sequence[Path]) -> str:
     """One md5 for several files: that of the file itself where there is only one."""
     sums = [md5(file.read_bytes()).hexdigest() for file in files]
     return sums[0] if len(sums) == 1 else md5("".join(sums).encode()).hexdigest()
+
+
+def training_name(stage: str, task: str, seed: int, *method: str) -> str:
+    """What the run of a training stage is called, in MLflow and beside its progress bar."""
+    return "/".join(map(str, (stage, task, *method, seed)))
+
+
+def training_run(stage: str, task: str, seed: int, *method: str) -> AbstractContextManager[Tracker]:
+    """The MLflow run of a training stage; see `lofit.tracking.track`."""
+    return track(TRAINING, training_name(stage, task, seed, *method), {"stage": stage, "task": task, "seed": seed})
 
 
 def read_params() -> blocks.Params:
