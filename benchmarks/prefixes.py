@@ -2,33 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from benchmarks.measure import Result, Series, Setting, Variant, quiet
 from benchmarks.steps import NOTE, PAD, comparisons, fresh_adapter, ours, random_rows, spread, upper
 from lofit.adapter import HeadAdapter
 from lofit.completions import Encoded
+from lofit.kept_prefix import KeptPrefix, keep_prefix
 
-MISSING = " `lofit.kept_prefix` is not there, so that the kept prefix is left out."
 
-
-def keep(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded]) -> Any:
-    """What lofit keeps of the layers below the adapter's heads; None where there is nothing to keep, or no module."""
-    try:
-        from lofit.kept_prefix import keep_prefix
-    except ImportError:
-        return None
+def keep(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded]) -> KeptPrefix | None:
+    """What lofit keeps of the layers below the adapter's heads; None where there is nothing to keep."""
     batch = setting.shape.batch
     with quiet():
         return keep_prefix(setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=batch)
-
-
-def missing() -> str:
-    try:
-        import lofit.kept_prefix  # noqa: F401
-    except ImportError:
-        return MISSING
-    return ""
 
 
 def both(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded], size: int | None = None) -> list[Variant]:
@@ -51,7 +37,7 @@ def step_two(setting: Setting) -> Iterator[Series]:
         variants.append(Variant("keeping the prefix, once for all epochs", once, quiet))
     size = f"{shape.labels} labels in {shape.batch} x {shape.length} tokens"
     title = f"offsets of {len(adapter.heads)} heads from layer {middle} of {layout.num_layers} on, {size}"
-    yield Series("step2", title, [*variants, *comparisons(setting, adapter, rows)], NOTE + missing())
+    yield Series("step2", title, [*variants, *comparisons(setting, adapter, rows)], NOTE)
 
     variants = [
         ours(setting, fresh_adapter(setting, spread(layout.grid(), count)), rows, "lofit", size=count)
@@ -63,14 +49,14 @@ def step_two(setting: Setting) -> Iterator[Series]:
     for lowest in sorted({layout.num_layers * quarter // 4 for quarter in range(4)}):
         heads = spread(upper(setting, lowest), shape.heads)
         variants += both(setting, fresh_adapter(setting, heads), rows, lowest)
-    note = f"{shape.heads} heads. Autograd goes no lower than the lowest tuned head by itself.{missing()}"
+    note = f"{shape.heads} heads. Autograd goes no lower than the lowest tuned head by itself."
     yield Series("step2", "lowest tuned layer", variants, note, grows=f"lowest tuned layer of {layout.num_layers}")
 
     variants = []
     for length in shape.lengths:
         rows = random_rows(setting, shape.batch, length, shape.labels)
         variants += both(setting, adapter, rows, length)
-    note = f"{len(adapter.heads)} heads from layer {middle} on.{missing()}"
+    note = f"{len(adapter.heads)} heads from layer {middle} on."
     yield Series("step2", "row length", variants, note, grows="tokens in a row")
 
 
