@@ -64,7 +64,7 @@ def draw_curves(axes: Axes, series: Series, rows: Sequence[Row]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(sizes)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set(xlabel=series.grows, ylabel="peak MB" if memory else "ms", ylim=(0, None))
+    axes.set(xlabel=series.grows, ylabel="peak MB" if memory else "ms", ylim=(0, 1.1 * axes.get_ylim()[1]))
     axes.set_title(f"{series.group}: {series.title}", fontsize=10, loc="left")
     axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
