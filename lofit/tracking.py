@@ -98,9 +98,8 @@ def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tr
         yield Tracker()
         return
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
-    # A pipe that holds what is ordered while the writer still imports MLflow.
-    command = [sys.executable, "-m", "lofit.mlflow_writer"]
-    writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pipesize=2**20)
+    writer = subprocess.Popen([sys.executable, "-m", "lofit.mlflow_writer"], stdin=subprocess.PIPE, text=True)
+    widen(writer.stdin)
     tracker = Tracker(writer.stdin)
     facts = {"mlflow.source.name": os.environ.get("DVC_STAGE", Path(sys.argv[0]).name), "pid": os.getpid(), **tags}
     tracker.order("open", [experiment, name, {key: str(value) for key, value in facts.items()}, now()])
@@ -116,6 +115,15 @@ def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tr
             writer.stdin.close()  # type: ignore[union-attr]
         writer.wait()
         signal.signal(signal.SIGTERM, before)
+
+
+def widen(pipe: IO[str] | None) -> None:
+    """Let a pipe hold what is ordered while the writer still imports MLflow, where the system allows it."""
+    if sys.platform == "linux" and pipe is not None:
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 2**20)
 
 
 def ui_link(*, host: str = "http://127.0.0.1:5000") -> str | None:
