@@ -17,7 +17,6 @@ def evaluate(task: workspace.Task, seed: workspace.Seed, method: workspace.Metho
     with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as run:
         log_inputs(run, params, task, seed, method)
         log_upstream(run, task, seed, method)
-        # MLflow, in its own process, loads beside torch.
         from lofit import models, scoring
         from lofit.adapter import HeadAdapter
         from lofit.export.served import served

@@ -13,7 +13,6 @@ def train_scales(task: workspace.Task, seed: workspace.Seed) -> None:
     workspace.share_work("train_scales")
     where = workspace.place(task, seed)
     with workspace.training_run("train_scales", task, seed) as run:
-        # MLflow, in its own process, loads beside torch.
         from safetensors.torch import save
 
         from lofit.adapter import HeadAdapter

@@ -31,7 +31,7 @@ def tune_bias(task: workspace.Task, seed: workspace.Seed, method: workspace.Meth
 
     workspace.share_work("tune_bias")
     with workspace.training_run("tune_bias", task, seed, method) as run:
-        # A method without heads does not wait for torch to load, and MLflow loads beside it.
+        # A method without heads has nothing to train and should not wait for torch to load.
         from lofit.adapter import HeadAdapter
         from lofit.kept_prefix import Room
         from lofit.training import fresh_vectors
