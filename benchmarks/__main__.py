@@ -14,26 +14,22 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.cost import measured_limits
 from benchmarks.generation import generated_answers
 from benchmarks.measure import TOLERANCE, Row, Series, Setting, measure
-from benchmarks.pairs import preference_pairs
 from benchmarks.plot import picture
 from benchmarks.prefixes import step_two
 from benchmarks.scoring import multiple_choice
-from benchmarks.seeds import several_seeds
 from benchmarks.shapes import DTYPES, SHAPES, device_called, random_model
 from benchmarks.steps import label_growth, step_one
 from benchmarks.table import markdown, to_csv
 from benchmarks.texts import read_texts
 from lofit.errors import LofitError
-from lofit.figures import save
-from lofit.files import write_whole
-from lofit.heads import head_layout
+from lofit.models.layout import head_layout
+from lofit.report.plots import save
+from lofit.storage.files import write_whole
 
 GROUPS = {
     "step1": step_one,
     "step2": step_two,
     "labels": label_growth,
-    "pairs": preference_pairs,
-    "seeds": several_seeds,
     "choices": multiple_choice,
     "generation": generated_answers,
 }
@@ -68,7 +64,7 @@ def bench(
     config = size.config()
     texts = read_texts(truthfulqa, vocabulary=config.vocab_size)
     if questions > len(texts.records):
-        raise LofitError(f"--questions {questions}: met {len(texts.records)} questions; allowed: at most as many")
+        raise LofitError(f"--questions {questions}: got {len(texts.records)} questions; expected at most as many")
     model = random_model(size, device=place, dtype=precision)
     layout = head_layout(model)
     setting = Setting(model, layout, size, place, precision, texts, questions, repeats)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.measure import Result, Series, Setting, Variant, quiet
 from benchmarks.shapes import with_output
-from lofit.generation import generate
+from lofit.models.generation import generate
 
 LONGEST = 8
 """Words of the longest answer."""

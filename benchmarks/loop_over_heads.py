@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lofit.adapter import HeadAdapter
-from lofit.heads import HeadLayout
+from lofit.adapters.heads import HeadAdapter
+from lofit.models.layout import HeadLayout
 
 
 class LoopOverHeads:
@@ -20,7 +20,7 @@ class LoopOverHeads:
     def __init__(self, adapter: HeadAdapter, layout: HeadLayout, device: torch.device) -> None:
         self.layout = layout
         self.vectors = {
-            name: {head: torch.zeros(layout.head_dim, device=device) for head in layout.grid()}
+            name: {head: torch.zeros(layout.head_dim, device=device) for head in layout.all_heads()}
             for name in ("scales", "offsets")
         }
         self.trained: list[Tensor] = []

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from benchmarks.cost import Limits, counted, peak_memory, synchronise
 from benchmarks.shapes import Shape
 from benchmarks.texts import Texts
-from lofit.heads import HeadLayout
+from lofit.models.layout import HeadLayout
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference allowed between results that must agree, as a share of the largest number among them."""
@@ -228,7 +228,7 @@ def compared(series: Series, results: Sequence[Result], tolerance: float) -> tup
                 at = "" if variant.size is None else f" at {variant.size}"
                 faults.append(
                     f"{series.group}, {series.title}{at}: {variant.name}: {name} differs by {met:.1e}; "
-                    f"allowed: {allowed(result[name], tolerance):.0e}"
+                    f"expected {allowed(result[name], tolerance):.0e}"
                 )
         differences.append(max((difference(result[name], expected[name]) for name in shared), default=None))
     return differences, faults

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.measure import Row, Series
-from lofit.figures import COLOURS
+from lofit.report.plots import COLOURS
 
 COLUMNS = 3
 

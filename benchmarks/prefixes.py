@@ -5,16 +5,16 @@ from functools import partial
 
 from benchmarks.measure import Result, Series, Setting, Variant, quiet
 from benchmarks.steps import NOTE, PAD, comparisons, fresh_adapter, ours, random_rows, spread, upper
-from lofit.adapter import HeadAdapter
-from lofit.completions import Encoded
-from lofit.kept_prefix import KeptPrefix, keep_prefix
+from lofit.adapters.heads import HeadAdapter
+from lofit.models.prefix import KeptPrefix, keep_prefix
+from lofit.models.tokens import Encoded
 
 
 def keep(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded]) -> KeptPrefix | None:
     """What lofit keeps of the layers below the adapter's heads; None where there is nothing to keep."""
     batch = setting.shape.batch
     with quiet():
-        return keep_prefix(setting.model, setting.layout, adapter.heads, rows, pad_id=PAD, batch_size=batch)
+        return keep_prefix(setting.model, setting.layout, adapter.lowest_layer or 0, rows, pad_id=PAD, batch_size=batch)
 
 
 def both(setting: Setting, adapter: HeadAdapter, rows: Sequence[Encoded], size: int | None = None) -> list[Variant]:
@@ -40,7 +40,7 @@ def step_two(setting: Setting) -> Iterator[Series]:
     yield Series("step2", title, [*variants, *comparisons(setting, adapter, rows)], NOTE)
 
     variants = [
-        ours(setting, fresh_adapter(setting, spread(layout.grid(), count)), rows, "lofit", size=count)
+        ours(setting, fresh_adapter(setting, spread(layout.all_heads(), count)), rows, "lofit", size=count)
         for count in (*shape.head_counts, layout.size)
     ]
     yield Series("step2", "number of heads", variants, "The lowest head is in layer 0.", grows="heads tuned")

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from benchmarks.measure import Result, Series, Setting, Variant
 from benchmarks.steps import PAD
-from lofit.completions import Encoded, collate, encode
-from lofit.logprobs import score_completions, score_groups
-from lofit.objectives import completion_logprobs
+from lofit.models.forward import completion_logprobs
+from lofit.models.logprobs import score_completions, score_groups
+from lofit.models.tokens import Encoded, collate, encode
 from lofit.tasks.record import Record
 
 BATCH = 16

@@ -23,7 +23,7 @@ class Shape:
     """Unless the command says otherwise."""
 
     batch: int = 8
-    """Rows, or preference pairs, of a training step."""
+    """Rows of a training step."""
 
     length: int = 128
     """Tokens of a row of a training step."""
@@ -39,14 +39,6 @@ class Shape:
     head_counts: tuple[int, ...] = (1, 8, 32)
 
     vocabularies: tuple[int, ...] = (8_000, 32_000, 128_000)
-
-    seeds: tuple[int, ...] = (1, 2, 4)
-
-    prompts: tuple[int, ...] = (20, 200)
-    """Prompt lengths of preference pairs."""
-
-    answer: int = 12
-    """Length of an answer of a preference pair."""
 
     choices: tuple[int, ...] = (1, 2, 4, 8, 16)
 
@@ -112,9 +104,6 @@ SHAPES = {
         lengths=(12, 16),
         head_counts=(1, 4),
         vocabularies=(512, 1024),
-        seeds=(1, 2),
-        prompts=(10,),
-        answer=5,
         choices=(1, 2, 4),
         new_tokens=6,
     ),
@@ -134,10 +123,10 @@ def device_called(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise LofitError(
-            f"--device {name}: {str(error).splitlines()[0]}; allowed: cpu, or a GPU that is there"
+            f"--device {name}: {str(error).splitlines()[0]}; expected cpu, or a GPU that is there"
         ) from None
     if device.type not in ("cpu", "cuda"):
-        raise LofitError(f"--device {name}: its memory cannot be measured here; allowed: cpu, cuda or cuda:<number>")
+        raise LofitError(f"--device {name}: its memory cannot be measured here; expected cpu, cuda or cuda:<number>")
     return device
 
 

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 from benchmarks.loop_over_heads import LoopOverHeads
 from benchmarks.measure import Result, Series, Setting, Variant
 from benchmarks.shapes import eager, sharing, with_output
-from lofit.adapter import HeadAdapter
-from lofit.completions import Encoded, collate
-from lofit.forward import labelled_logits
-from lofit.heads import Head
-from lofit.objectives import completion_cross_entropy
-from lofit.training import Example, fresh_vectors, task_loss
+from lofit.adapters.heads import HeadAdapter
+from lofit.models.forward import labelled_logits
+from lofit.models.layout import Head
+from lofit.models.tokens import Encoded, collate
+from lofit.training.examples import Example
+from lofit.training.initial import fresh_vectors
+from lofit.training.loss import task_loss
+from lofit.training.objectives import completion_cross_entropy
 
 PAD = 0
 BETA = 0.5
@@ -38,7 +40,7 @@ def spread(heads: Sequence[Head], count: int) -> list[Head]:
 
 def upper(setting: Setting, lowest: int) -> list[Head]:
     """All heads from layer `lowest` on."""
-    return [head for head in setting.layout.grid() if head[0] >= lowest]
+    return [head for head in setting.layout.all_heads() if head[0] >= lowest]
 
 
 def fresh_adapter(setting: Setting, heads: Sequence[Head], vectors: str = "offsets") -> HeadAdapter:
@@ -180,7 +182,7 @@ def step_one(setting: Setting) -> Iterator[Series]:
     """Scales of all heads."""
     shape = setting.shape
     rows = random_rows(setting, shape.batch, shape.length, shape.labels)
-    adapter = fresh_adapter(setting, setting.layout.grid(), "scales")
+    adapter = fresh_adapter(setting, setting.layout.all_heads(), "scales")
     variants = [ours(setting, adapter, rows, "lofit"), *comparisons(setting, adapter, rows)]
     title = f"scales of all {setting.layout.size} heads, {shape.labels} labels in {shape.batch} x {shape.length} tokens"
     yield Series("step1", title, variants, NOTE)
@@ -189,7 +191,7 @@ def step_one(setting: Setting) -> Iterator[Series]:
 def label_growth(setting: Setting) -> Iterator[Series]:
     """Logits everywhere or only where a label is, as vocabulary and rows grow."""
     shape = setting.shape
-    adapter = fresh_adapter(setting, setting.layout.grid(), "scales")
+    adapter = fresh_adapter(setting, setting.layout.all_heads(), "scales")
     names = ("lofit, logits at labels", "logits everywhere")
     variants = []
     for size in shape.vocabularies:

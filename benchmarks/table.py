@@ -8,7 +8,7 @@ from itertools import groupby
 
 from benchmarks.cost import Limits
 from benchmarks.measure import Row, Series, growth_repeats
-from lofit.report import aligned
+from lofit.report.table import aligned
 
 HEADER = ("median ms", "lowest to highest", "ratio", "matrix GFLOP", "matrix GB", "peak MB", "% of limit", "difference")
 LEGEND = """\
@@ -29,8 +29,6 @@ TITLES = {
     "step1": "Step 1: scales of all heads",
     "step2": "Step 2: offsets of some heads",
     "labels": "Logits only at labels",
-    "pairs": "Preference pairs",
-    "seeds": "Several seeds at once",
     "choices": "Multiple-choice scoring",
     "generation": "Generation",
 }

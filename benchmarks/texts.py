@@ -35,7 +35,7 @@ def read_texts(folder: Path | None, *, vocabulary: int) -> Texts:
         LofitError: a file is missing or malformed.
     """
     if folder is not None:
-        records = truthfulqa.load(folder, "test", Options(protocol="lofit", folds=(0, 1)))
+        records = truthfulqa.load(folder, "test", Options(protocol="lofit", folds=[0, 1]))
         source = "TruthfulQA"
     else:
         with tempfile.TemporaryDirectory() as made:

@@ -1,25 +1,49 @@
 """LoFiT: adapt a language model by editing a handful of its attention heads.
 
-The public names load on first use, so that a stage which needs no torch does not pay for importing it.
+The public names load on first use, so that a command which needs no torch answers at once.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lofit.adapter import HeadAdapter
+    from lofit.adapters.heads import HeadAdapter
     from lofit.errors import LofitError
     from lofit.export.merge import merge
-    from lofit.heads import HeadLayout, head_layout
+    from lofit.fitting.fit import fit
+    from lofit.fitting.select_heads import select_heads
+    from lofit.fitting.train_scales import train_scales
+    from lofit.fitting.tune_bias import tune_bias
+    from lofit.models.layout import HeadLayout, head_layout
+    from lofit.scoring.score import score
+    from lofit.tasks.record import Record
 
-__all__ = ["HeadAdapter", "HeadLayout", "LofitError", "head_layout", "merge"]
+__all__ = [
+    "HeadAdapter",
+    "HeadLayout",
+    "LofitError",
+    "Record",
+    "fit",
+    "head_layout",
+    "merge",
+    "score",
+    "select_heads",
+    "train_scales",
+    "tune_bias",
+]
 
 _HOME = {
-    "HeadAdapter": "lofit.adapter",
-    "HeadLayout": "lofit.heads",
+    "HeadAdapter": "lofit.adapters.heads",
+    "HeadLayout": "lofit.models.layout",
     "LofitError": "lofit.errors",
-    "head_layout": "lofit.heads",
+    "Record": "lofit.tasks.record",
+    "fit": "lofit.fitting.fit",
+    "head_layout": "lofit.models.layout",
     "merge": "lofit.export.merge",
+    "score": "lofit.scoring.score",
+    "select_heads": "lofit.fitting.select_heads",
+    "train_scales": "lofit.fitting.train_scales",
+    "tune_bias": "lofit.fitting.tune_bias",
 }
 
 

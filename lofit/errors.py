@@ -2,4 +2,4 @@
 
 
 class LofitError(ValueError):
-    """Something the user can mend: its message is one line that names the place, the value met and what is allowed."""
+    """Something the user can mend: one line that names the place, the value that was found, and what is expected."""

@@ -7,11 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-from lofit.tracking import project_root
+from stages.paths import project_root
 
 # matplotlib keeps a cache of fonts, by default in the home folder.
 os.environ.setdefault("MPLCONFIGDIR", str(project_root() / ".cache" / "matplotlib"))
-# It announces at its import, which accelerate begins unasked, that one of its kernels is not there.
+# accelerate imports bitsandbytes, which warns about missing kernels.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if "LOCAL_RANK" in os.environ:

@@ -1,24 +1,35 @@
-"""Stage check: refuse a faulty params.yaml before any other stage runs."""
+"""Stage check: refuse a faulty params.yaml before any other stage runs, and write down what decides each cell."""
 
+import shutil
 from pathlib import Path
 
-from lofit.blocks import Params
 from lofit.errors import LofitError
-from lofit.files import write_whole
-from lofit.selection import read_head_list
-from lofit.tasks.own import HUB_ID
-from stages import workspace
+from lofit.models.layout import HeadLayout
+from lofit.rankings.listed import read_head_list
+from lofit.storage.files import read_json
+from lofit.tasks.user_data import HUB_ID
+from stages import paths
+from stages.command import main
+from stages.params import effective
+from stages.params.heads import check_heads
+from stages.params.load import load
+from stages.params.plan import write_plans
+from stages.params.schema import Params
+from stages.runtime import read_runtime
 
-DATA = Path("data")
-HEADS = DATA / "heads"
 ANY_SIZE = (10**6, 10**6)
 
 
 def check() -> None:
-    params = workspace.read_params()
-    if faults := faulty_sources(params) + faulty_heads(params):
-        raise LofitError("\n".join(f"{workspace.PARAMS}: {fault}" for fault in faults))
-    write_whole(workspace.ARTIFACTS / "checked.txt", "params.yaml is valid\n")
+    params = load(paths.PARAMS)
+    read_runtime()
+    if faults := faulty_sources(params) + faulty_head_files(params):
+        raise LofitError("\n".join(f"{paths.PARAMS}: {fault}" for fault in faults))
+    if paths.BASE_MODEL.exists() and (known := read_json(paths.BASE_MODEL))["name"] == params.model.name:
+        # Of a model that was never resolved, the stage base_model does it.
+        check_heads(params, HeadLayout.from_json(known["layout"]).size)
+    shutil.rmtree(paths.PLAN, ignore_errors=True)
+    write_plans(params)
 
 
 def faulty_sources(params: Params) -> list[str]:
@@ -30,42 +41,42 @@ def faulty_sources(params: Params) -> list[str]:
         own = block.kind == "jsonl"
         elsewhere = HUB_ID.fullmatch(source) and not Path(source).suffix if own else source in ("demo", "public")
         there = Path(source).exists() if own else Path(source).is_dir()
+        key = f"tasks.{task}.fetch_data.source"
         if not there and not elsewhere:
             kinds = "a file or folder below data/, or the id of a hub dataset" if own else "demo, public, or a folder"
-            faults.append(f"tasks.{task}.fetch_data.source: met {source!r}, which is not there; allowed: {kinds}")
-        elif there and not below(source, DATA):
-            faults.append(
-                f"tasks.{task}.fetch_data.source: met {source!r}; allowed: below data/, where DVC sees it change"
-            )
+            faults.append(f"{key}: got {source!r}, which is not there; expected {kinds}")
+        elif there and not below(source, paths.DATA):
+            faults.append(f"{key}: got {source!r}; expected a place below data/, where DVC sees it change")
         elif own and Path(source).is_file():
             faults += [
-                f"tasks.{task}.preprocess.{split}_ratio: missing; allowed: the share of {source} for {split}, as 0.2"
+                f"tasks.{task}.preprocess.{split}_ratio: missing; expected the share of {source} for {split}, as 0.2"
                 for split in ("val", "test")
                 if getattr(block.preprocess, f"{split}_ratio") is None
             ]
     return faults
 
 
-def faulty_heads(params: Params) -> list[str]:
+def faulty_head_files(params: Params) -> list[str]:
     """Files of heads that are not there, that DVC would not see change, or that do not list K heads."""
     faults = []
-    for cell in workspace.tuned_cells(params):
-        block = params.cell(*cell).select_heads
-        if block.source is None:
-            continue
-        key = workspace.select_heads_key(params, *cell, "source")
-        if not (Path(block.source).is_file() and below(block.source, HEADS)):
-            faults.append(f"{key}: met {block.source!r}; allowed: a file in {HEADS}/")
-            continue
-        try:
-            # Which heads the model has is only known later.
-            listed = len(read_head_list(Path(block.source), ANY_SIZE))
-        except LofitError as error:
-            faults.append(f"{key}: {error}")
-            continue
-        if listed < block.k:
-            key = workspace.select_heads_key(params, *cell, "k")
-            faults.append(f"{key}: met {block.k}; allowed: 1 to {listed}, the heads that {block.source} lists")
+    for task in params.run.tasks:
+        for row in params.run.lofit_rows:
+            chosen = effective.selection(params, task, row)
+            if (file := getattr(chosen.settings, "file", None)) is None:
+                continue
+            key = effective.block_key(params, task, row, "select_heads", "file")
+            if not (Path(file).is_file() and below(file, paths.HEAD_FILES)):
+                faults.append(f"{key}: got {file!r}; expected a file in {paths.HEAD_FILES}/")
+                continue
+            try:
+                # Which heads the model has is only known later.
+                listed = len(read_head_list(Path(file), ANY_SIZE))
+            except LofitError as error:
+                faults.append(f"{key}: {error}")
+                continue
+            if listed < chosen.k:
+                key = effective.block_key(params, task, row, "select_heads", "k")
+                faults.append(f"{key}: got {chosen.k}; expected 1 to {listed}, the heads that {file} lists")
     return list(dict.fromkeys(faults))
 
 
@@ -74,4 +85,4 @@ def below(path: str, folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    workspace.main(check)
+    main(check)

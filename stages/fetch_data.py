@@ -4,34 +4,35 @@ import shutil
 from pathlib import Path
 
 from lofit.errors import LofitError
-from lofit.tasks import own, published
-from lofit.tracking import project_root
-from stages import workspace
+from lofit.tasks import download, user_data
+from stages import paths
+from stages.command import Task, main
+from stages.params.plan import read_plan
 
 
-def fetch_data(task: workspace.Task) -> None:
-    block = workspace.read_params().task(task)
-    source, out = block.fetch_data.source, workspace.raw_folder(task)
+def fetch_data(task: Task) -> None:
+    plan = read_plan("fetch_data", task)
+    source, out = plan["settings"]["source"], paths.raw_folder(task)
     # Outside the stage's outs, which DVC empties first: what was downloaded before a break is not fetched again.
-    cache = project_root() / ".cache" / "data"
-    if block.kind == "jsonl":
-        where = block.fetch_data.model_dump(include={"revision", "subset", "splits"})
-        own.fetch(source, out, cache=cache, **where)
+    cache = paths.cache_folder() / "data"
+    if plan["kind"] == "jsonl":
+        where = {key: plan["settings"][key] for key in ("revision", "subset", "splits")}
+        user_data.fetch(source, out, cache=cache, **where)
     elif source == "public":
-        published.fetch(block.kind, out, cache=cache)
+        download.fetch(plan["kind"], out, cache=cache)
     else:
-        copy_files(workspace.DEMO / "data" / block.kind if source == "demo" else Path(source), out, task)
+        copy_files(paths.DEMO / "data" / plan["kind"] if source == "demo" else Path(source), out, task)
 
 
 def copy_files(folder: Path, out: Path, task: str) -> None:
     """Copy the files of a folder, not those of folders in it."""
     if not folder.is_dir():
         key = f"tasks.{task}.fetch_data.source"
-        raise LofitError(f"{folder}: no such folder; allowed in {key}: demo, public, or a folder")
+        raise LofitError(f"{folder}: no such folder; expected in {key}: demo, public, or a folder")
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         shutil.copyfile(file, out / file.name)
 
 
 if __name__ == "__main__":
-    workspace.main(fetch_data)
+    main(fetch_data)

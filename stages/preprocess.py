@@ -1,18 +1,19 @@
 """Stage preprocess: published files to records, the one format of every later stage."""
 
 from lofit import tasks
-from lofit.files import write_json
+from lofit.storage.files import write_json
 from lofit.tasks.record import Options
-from stages import workspace
+from stages import paths
+from stages.command import Run, Task, main
+from stages.params.plan import read_plan
 
 
-def preprocess(task: workspace.Task) -> None:
-    block = workspace.read_params().task(task)
-    raw, data = workspace.raw_folder(task), workspace.data_folder(task)
-    options = Options(**block.preprocess.model_dump())
-    counts = tasks.preprocess(block.kind, raw, data, options)
-    write_json(workspace.place(task).metrics / "preprocess.json", counts)
+def preprocess(task: Task, run: Run) -> None:
+    plan = read_plan("preprocess", task)
+    options = Options.of(plan["settings"])
+    counts = tasks.preprocess(plan["kind"], paths.raw_folder(task), paths.data_folder(task), options)
+    write_json(paths.metrics_folder(run, task) / "preprocess.json", counts)
 
 
 if __name__ == "__main__":
-    workspace.main(preprocess)
+    main(preprocess)

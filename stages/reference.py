@@ -1,26 +1,29 @@
-"""Stage reference: DPO's reference under the untouched base model, once for all seeds, methods and both steps."""
+"""Stage reference: DPO's reference under the untouched base model, once for all seeds, rows and both steps."""
 
-from lofit.reference import Pairs, pair_logprobs, write_references
-from lofit.tasks.record import TUNING_SPLITS, Split, read_judgement, read_records
-from stages import workspace
+from lofit.models import base as base_models
+from lofit.models.runtime import be_deterministic
+from lofit.storage.files import read_json
+from lofit.tasks.record import TUNING_SPLITS, Split, read_objective, read_records
+from lofit.training.reference import Pairs, pair_logprobs, write_references
+from stages import paths
+from stages.command import Task, main
+from stages.runtime import read_runtime
 
 
-def reference(task: workspace.Task) -> None:
-    data = workspace.data_folder(task)
-    judgement = read_judgement(data)
+def reference(task: Task) -> None:
+    data = paths.data_folder(task)
+    objective = read_objective(data)
     pairs: dict[Split, Pairs] = {}
-    if judgement.shares_reference:
-        # A task without such a reference should not wait for transformers to load.
-        from lofit import models
-
-        base = workspace.read_base_model(workspace.read_params())
-        models.be_deterministic()
-        model, tokenizer = models.load(base)
+    if objective.shares_reference:
+        be_deterministic()
+        runtime = read_runtime()
+        base = base_models.BaseModel.from_json(read_json(paths.BASE_MODEL))
+        model, tokenizer = base_models.load(base, device=runtime.device, device_map=runtime.device_map)
         pairs = {
-            split: pair_logprobs(model, tokenizer, read_records(data, split), judgement) for split in TUNING_SPLITS
+            split: pair_logprobs(model, tokenizer, read_records(data, split), objective) for split in TUNING_SPLITS
         }
-    write_references(workspace.reference_file(task), pairs)
+    write_references(paths.reference_file(task), pairs)
 
 
 if __name__ == "__main__":
-    workspace.main(reference)
+    main(reference)

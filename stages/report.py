@@ -1,118 +1,128 @@
-"""Stage report: one table and two figures over the cells that params.yaml lists."""
+"""Stage report: the tables and figures over all cells, and the adapters with their scores in their cards."""
 
 import csv
 from io import StringIO
+from typing import Any
 
-from lofit import figures, report
-from lofit.blocks import Params
-from lofit.files import read_json, write_whole
-from lofit.paper import beside_ours, read_figures
-from lofit.selection import read_heads, read_norms
-from stages import workspace
+from lofit.report import plots, table
+from lofit.report.paper import compare_with_paper, read_figures
+from lofit.storage.files import read_json, write_whole
+from lofit.storage.tables import read_norms, read_ranking, read_scores
+from stages import paths
+from stages.command import Run, main
+from stages.params.plan import read_plan
+from stages.release import write_release
 
 SUMMARY = """# Results
 
 Model `{model}`; {splits}; seeds {seeds}.
-A score is a mean over {over}, with a 95 % bootstrap interval; a gain is measured against the
+A score is a mean over {averaged}, with a 95 % bootstrap interval; a gain is measured against the
 untouched base model on the same questions. Heads are layer.head.
 
-{table}
+{primary}
 {paper}
 ![Scores](scores.png)
 
-Norms of the scaling vectors of step 1, by layer and head, for seed {first_seed}; framed: the heads that `{method}`
+Norms of the scaling vectors of step 1, by layer and head, for seed {first_seed}; framed: the heads that `{framed}`
 tunes.
 
 ![Norms of the scales](scale_norms.png)
+
+# Other metrics
+
+{others}
 """
 
 
 PAPER = """
-The paper's figures for this model, quoted from their source, beside ours under the same protocol:
+# Beside the paper
+
+The paper's figures for this model, quoted from their source, and ours under the same protocol:
 
 {table}
 """
 
 
-def read_cell(task: str, seed: int, method: str) -> report.Cell:
-    where = workspace.place(task, seed, method)
-    return report.Cell(
-        *report.read_scores(where.tables / "scores.csv"),
-        read_heads(where.tables / "heads.csv"),
-        read_json(where.metrics / "tune_bias.json")["trained_parameters"],
-    )
+def report(run: Run) -> None:
+    plan = read_plan("report")
+    settings, out = plan["settings"], paths.reports_folder(run)
+    rows: list[table.Row] = []
+    for task in settings["tasks"]:
+        cells = {row: [read_cell(run, task, seed, row) for seed in settings["seeds"]] for row in settings["rows"]}
+        rows += table.rows_of_task(task, cells, baseline=plan["baseline"])
+        for row in settings["rows"]:
+            for seed in settings["seeds"]:
+                release(task, seed, row, settings["tasks"][task]["split"])
 
-
-def render() -> None:
-    params = workspace.read_params()
-    run = params.run
-    rows: list[report.Row] = []
-    baseline = next((method for method in run.methods if params.methods[method].kind == "base"), None)
-    for task in run.tasks:
-        cells = {method: [read_cell(task, seed, method) for seed in run.seeds] for method in run.methods}
-        rows += report.rows_of_task(task, cells, baseline=baseline)
-
-    out = workspace.REPORTS
-    figures.save(figures.score_bars(main_metrics(rows)), out / "scores.png")
-    figures.save(figures.heat_maps([grid(params, task) for task in run.tasks]), out / "scale_norms.png")
+    framed = next(iter(settings["lofit_rows"]), None)
+    plots.save(plots.score_bars(table.primary_rows(rows)), out / "scores.png")
+    grids = [norms for task in settings["tasks"] if (norms := grid(settings, task, framed))]
+    picture = plots.heat_maps(grids) if grids else plots.message("No row needs step 1, so it was not run.")
+    plots.save(picture, out / "scale_norms.png")
     summary = SUMMARY.format(
-        model=params.model.name,
-        seeds=", ".join(map(str, run.seeds)),
-        splits=", ".join(f"{task} on its {split_of(task, params)} split" for task in run.tasks),
-        over=over(params),
-        table=report.markdown(rows),
-        paper=paper_section(params, rows),
-        first_seed=run.seeds[0],
-        method=framed_method(params),
+        model=settings["model"],
+        seeds=", ".join(map(str, settings["seeds"])),
+        splits=", ".join(f"{task} on its {block['split']} split" for task, block in settings["tasks"].items()),
+        averaged=averaged_dimensions(settings, rows),
+        primary=table.primary_tables(rows, baseline=plan["baseline"]),
+        others=table.other_tables(rows, baseline=plan["baseline"]) or "None.",
+        paper=paper_section(settings, rows),
+        first_seed=settings["seeds"][0],
+        framed=framed,
     )
-    table = StringIO()
-    csv.writer(table, lineterminator="\n").writerows(report.to_csv(rows))
-    write_whole(out / "summary.csv", table.getvalue())
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table.to_csv(rows))
+    write_whole(out / "summary.csv", text.getvalue())
     write_whole(out / "summary.md", summary)
 
 
-def over(params: Params) -> str:
+def read_cell(run: str, task: str, seed: int, row: str) -> table.Cell:
+    folder = paths.metrics_folder(run, task, seed, row)
+    fitted = next(file for name in ("tune_bias", "fit_baseline") if (file := folder / f"{name}.json").exists())
+    return table.Cell(
+        read_scores(paths.scores_file(task, seed, row)),
+        read_ranking(paths.heads_file(task, seed, row)),
+        read_json(fitted)["trained_parameters"],
+    )
+
+
+def release(task: str, seed: int, row: str, split: str) -> None:
+    """Copy a row's adapters to artifacts/release, with their scores in their cards."""
+    scores = {
+        part: {name: column.tolist() for name, column in columns.items()}
+        for part, columns in read_scores(paths.scores_file(task, seed, row)).items()
+    }
+    write_release(paths.RELEASE / task / str(seed) / row, scores, split, task, seed, row)
+
+
+def averaged_dimensions(settings: dict[str, Any], rows: list[table.Row]) -> str:
     """What a score is a mean over."""
-    several_folds = any(len(params.tasks[task].preprocess.folds) > 1 for task in params.run.tasks)
-    dimensions = ["questions"] + ["folds"] * several_folds + ["seeds"] * (len(params.run.seeds) > 1)
+    dimensions = ["questions"]
+    dimensions += ["folds"] * any(len(task["folds"]) > 1 for task in settings["tasks"].values())
+    dimensions += ["draws of heads"] * any(row.draws > 1 for row in rows)
+    dimensions += ["seeds"] * (len(settings["seeds"]) > 1)
     return " and ".join([", ".join(dimensions[:-1]), dimensions[-1]]) if len(dimensions) > 1 else dimensions[0]
 
 
-def paper_section(params: Params, rows: list[report.Row]) -> str:
+def paper_section(settings: dict[str, Any], rows: list[table.Row]) -> str:
     """The paper's figures for this model beside ours; nothing where there are none."""
-    found = read_figures(workspace.PAPER, params.model.name)
+    found = read_figures(paths.PAPER, settings["model"])
     if not found:
         return ""
-    table = beside_ours(found, rows, {name: task.kind for name, task in params.tasks.items()})
-    return PAPER.format(table=table)
+    kinds = {task: block["kind"] for task, block in settings["tasks"].items()}
+    return PAPER.format(table=compare_with_paper(found, rows, kinds))
 
 
-def split_of(task: str, params: Params) -> str:
-    """The split that a task's first cell was scored on."""
-    metrics = workspace.place(task, params.run.seeds[0], params.run.methods[0]).metrics
-    return next(iter(read_json(metrics / "evaluate.json")))
-
-
-def main_metrics(rows: list[report.Row]) -> list[report.Row]:
-    """The rows of each task's first metric."""
-    first = {row.task: row.metric for row in reversed(rows)}
-    return [row for row in rows if row.metric == first[row.task]]
-
-
-def framed_method(params: Params) -> str:
-    """The first method that tunes heads; the heat maps frame its choice."""
-    tuning = (method for method in params.run.methods if params.methods[method].kind != "base")
-    return next(tuning, params.run.methods[0])
-
-
-def grid(params: Params, task: str) -> tuple:
-    """The first fold of a task's first seed."""
-    seed = params.run.seeds[0]
-    norms = read_norms(workspace.place(task, seed).tables / "scale_norms.csv")
-    heads = read_heads(workspace.place(task, seed, framed_method(params)).tables / "heads.csv")
+def grid(settings: dict[str, Any], task: str, framed: str | None) -> tuple | None:
+    """A task's norms for the first fold of its first seed, with the heads to frame; None where step 1 was not run."""
+    seed = settings["seeds"][0]
+    norms = read_norms(paths.scales_folder(task, seed) / "norms.csv")
+    if not norms or framed is None:
+        return None
     fold = min(norms)
-    return task if len(norms) == 1 else f"{task}, fold {fold}", norms[fold], heads.get(fold, [])
+    heads = read_ranking(paths.heads_file(task, seed, framed))
+    return task if len(norms) == 1 else f"{task}, fold {fold}", norms[fold], heads.get((1, fold), [])
 
 
 if __name__ == "__main__":
-    workspace.main(render)
+    main(report)

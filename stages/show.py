@@ -3,15 +3,20 @@
 import os
 
 from lofit.errors import LofitError
-from lofit.tracking import ui_link
-from stages import workspace
+from stages import paths
+from stages.command import main
+from stages.params.yaml_file import read_yaml
+from stages.tracking import ui_link
 
 
 def show() -> None:
-    summary = workspace.REPORTS / "summary.md"
+    run = (read_yaml(paths.PARAMS) or {}).get("run", {}).get("name", "demo")
+    summary = paths.reports_folder(run) / "summary.md"
     if not summary.exists():
         raise LofitError(f"{summary}: no such file; run `dvc repro` first")
-    print("\n".join(line for line in summary.read_text(encoding="utf-8").splitlines() if line.startswith("|")))
+    primary = summary.read_text(encoding="utf-8").split("\n# ")[1 - 1]
+    shown = [line.removeprefix("## ") for line in primary.splitlines() if line.startswith(("|", "## ")) or not line]
+    print("\n".join(shown).strip())
     if server := os.environ.get("MLFLOW_TRACKING_URI"):
         print(f"\nAll runs: the experiments lofit and lofit-training on {server}")
     elif link := ui_link():
@@ -19,4 +24,4 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    workspace.main(show)
+    main(show)

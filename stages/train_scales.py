@@ -1,40 +1,46 @@
-"""Stage train_scales: step 1, a scaling vector for every head of the model."""
+"""Stage train_scales: LoFiT's step 1, a scaling vector for every head of the model."""
 
-from pathlib import Path
+import numpy as np
+from safetensors.numpy import save
 
-from lofit.files import write_whole
-from lofit.heads import HeadLayout
-from lofit.selection import scale_norms, write_norms
-from stages import workspace
+from lofit.fitting.select_heads import by_head
+from lofit.fitting.train_scales import train_scales as fit_scales
+from lofit.storage.files import write_json, write_whole
+from lofit.storage.history import write_history
+from lofit.storage.tables import write_norms
+from lofit.tasks.record import by_fold, read_records
+from stages import paths
+from stages.command import Run, Seed, Task, is_first_process, main
+from stages.params.plan import read_plan
+from stages.parts import Parts, trained_parameters
+from stages.processes import share_work
+from stages.tracking import TRAINING, md5_of, track
 
 
-def train_scales(task: workspace.Task, seed: workspace.Seed) -> None:
-    settings = workspace.read_params().task(task).train_scales
-    workspace.share_work("train_scales")
-    where = workspace.place(task, seed)
-    with workspace.training_run("train_scales", task, seed) as run:
-        from safetensors.torch import save
-
-        from lofit.adapter import HeadAdapter
-        from lofit.training import fresh_vectors
-        from stages.vectors import train_vectors
-
-        def make(layout: HeadLayout, fold: int) -> HeadAdapter:
-            return HeadAdapter(layout.grid(), scales=fresh_vectors(layout.size, layout.head_dim, seed=seed))
-
-        def write(adapters: dict[int, HeadAdapter]) -> list[Path]:
-            scales = {}  # by fold, layers x heads x head_dim
-            for fold, adapter in adapters.items():
-                heads = 1 + max(head for _, head in adapter.heads)
-                scales[fold] = adapter.scales.detach().cpu().unflatten(0, (-1, heads)).contiguous()
-            norms = {fold: scale_norms(values.numpy()) for fold, values in scales.items()}
-            write_norms(where.tables / "scale_norms.csv", norms)
-            file = where.artifacts / "scales.safetensors"
-            write_whole(file, save({workspace.scales_name(fold): values for fold, values in scales.items()}))
-            return [file]
-
-        train_vectors("train_scales", (task, seed), run, settings, make, write, l1=settings.l1)
+def train_scales(task: Task, seed: Seed, run: Run) -> None:
+    plan = read_plan("train_scales", task)
+    folder, metrics = paths.scales_folder(task, seed), paths.metrics_folder(run, task, seed) / "train_scales.json"
+    if not plan["needed"]:
+        write_whole(folder / "scales.safetensors", save({}))
+        write_norms(folder / "norms.csv", {})
+        write_history(folder / "curve.csv", [])
+        write_json(metrics, {"steps": 0, "trained_parameters": 0})
+        return
+    share_work("train_scales")
+    folds = by_fold(read_records(paths.data_folder(task), "train"))
+    name = f"train_scales/{task}/{seed}"
+    with track(TRAINING, name, {"stage": "train_scales", "task": task, "seed": seed}) as tracker:
+        parts = Parts("train_scales", (task, seed), plan, {(1, fold): None for fold in folds}, tracker)
+        adapters = {part: fit_scales(*given, **how, **plan["settings"]) for part, given, how in parts}
+        if not is_first_process():
+            return
+        scales = {fold: by_head(adapter) for (_, fold), adapter in adapters.items()}  # layers x heads x head_dim
+        write_norms(folder / "norms.csv", {fold: np.linalg.norm(values, axis=-1) for fold, values in scales.items()})
+        file = folder / "scales.safetensors"
+        write_whole(file, save({paths.scales_name(fold): values for fold, values in scales.items()}))
+        parts.write(trained_parameters(adapters), metrics, folder / "curve.csv")
+        tracker.tags({"md5": md5_of([file])})
 
 
 if __name__ == "__main__":
-    workspace.main(train_scales)
+    main(train_scales)

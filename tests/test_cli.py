@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from lofit import HeadAdapter, cli, config, generation, head_layout
+from lofit import HeadAdapter, cli, head_layout
+from lofit.adapters.provenance import Provenance
 from lofit.cli.export import export
 from lofit.cli.generate import show_texts
 from lofit.cli.inspect import pattern
-from lofit.completions import chat_prompt
-from lofit.models import folder_hash
-from lofit.provenance import Provenance
+from lofit.models import generation
+from lofit.models.base import folder_hash
+from lofit.models.tokens import chat_prompt
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "{% for turn in messages %}[INST] {{ turn.content }} [/INST]{% endfor %}"
@@ -162,10 +162,10 @@ def test_module_names_in_one(names, short):
 
 
 def test_inspect_refuses_what_is_no_model(lofit, tmp_path):
-    assert "allowed: demo, a folder with a model, or a model id" in lofit("inspect", "no model/at all", fails=True)
-    assert "cannot load" in lofit("inspect", tmp_path, fails=True)
-    assert "allowed once `dvc repro base_model`" in lofit("inspect", "demo", fails=True)
-    assert "model.revision: met 'v1'" in lofit("inspect", tmp_path, "--revision", "v1", fails=True)
+    assert "not found; expected a folder with a model, or a model id" in lofit("inspect", "no model/at all", fails=True)
+    assert "cannot be loaded" in lofit("inspect", tmp_path, fails=True)
+    assert "expected once `dvc repro base_model`" in lofit("inspect", "demo", fails=True)
+    assert "revision: got 'v1'" in lofit("inspect", tmp_path, "--revision", "v1", fails=True)
 
 
 def test_demo_is_the_model_that_the_pipeline_has_trained(lofit):
@@ -257,7 +257,7 @@ def test_generate_refuses_an_adapter_of_another_model(lofit, folder):
     HeadAdapter([(0, 1)], offsets=torch.ones(1, 9)).save_pretrained("wide")
     options = ("generate", "a", "--model", folder, "--adapter")
     assert "adapter head (7, 1) is not in the model" in lofit(*options, "high", fails=True)
-    assert "adapter vectors have 9 numbers; allowed: the model's 8" in lofit(*options, "wide", fails=True)
+    assert "adapter vectors have 9 numbers; expected the model's 8" in lofit(*options, "wide", fails=True)
     assert "not a head adapter" in lofit(*options, folder, fails=True)
 
 
@@ -304,7 +304,7 @@ def test_export_keeps_to_the_commit_that_the_adapter_was_trained_at(release, mon
     release.provenance = release.provenance.model_copy(update={"base_model": "me/tiny", "base_revision": "c" * 40})
     release.save_pretrained("release")
     asked = []
-    monkeypatch.setattr("lofit.models.commit", lambda source, revision: asked.append((source, revision)) or 1 / 0)
+    monkeypatch.setattr("lofit.models.base.commit", lambda source, revision: asked.append((source, revision)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export("release", Path("out"), to="hf")
     assert asked == [("me/tiny", "c" * 40)]
@@ -313,23 +313,23 @@ def test_export_keeps_to_the_commit_that_the_adapter_was_trained_at(release, mon
 def test_export_refuses_before_anything_is_loaded(lofit, adapter, monkeypatch):
     Path("taken").mkdir()
     Path("taken/file").write_text("mine")
-    assert "taken: met a folder that is not empty; allowed" in lofit(
+    assert "taken: got a folder that is not empty; expected" in lofit(
         "export", "tuned", "taken", "--to", "hf", fails=True
     )
-    assert "file: met a file" in lofit("export", "tuned", "taken/file", "--to", "peft", fails=True)
-    assert "tuned: names no base model; allowed: --model" in lofit("export", "tuned", "out", "--to", "hf", fails=True)
+    assert "file: got a file" in lofit("export", "tuned", "taken/file", "--to", "peft", fails=True)
+    assert "tuned: names no base model; expected --model" in lofit("export", "tuned", "out", "--to", "hf", fails=True)
     options = ("--to", "peft", "--engine", "vllm")
-    assert "--engine: met vllm; allowed with --to peft" in lofit("export", "tuned", "out", *options, fails=True)
+    assert "--engine: got vllm; expected with --to peft" in lofit("export", "tuned", "out", *options, fails=True)
     assert Path("taken/file").read_text() == "mine" and not Path("out").exists()
 
 
 def test_export_with_force_replaces_exports_and_nothing_else(lofit, release, folder):
     fault = lofit("export", "release", "tiny", "--to", "peft", "--force", fails=True)
-    assert "tiny: met a folder that no export has written" in fault
+    assert "tiny: got a folder that no export has written" in fault
     Path("home/docs").mkdir(parents=True)
     Path("home/README.md").write_text("---\ntags:\n- lofit\n---\n")
     assert "no export has written" in lofit("export", "release", "home", "--to", "peft", "--force", fails=True)
-    assert "release: met the place of release" in lofit(
+    assert "release: got the place of release" in lofit(
         "export", "release", "release", "--to", "peft", "--force", fails=True
     )
     before = snapshot("release")
@@ -386,7 +386,7 @@ def test_import_does_not_overwrite_unless_told_to(lofit, checkpoint):
     lofit("import", checkpoint, "mine")
     Path("mine/notes.txt").write_text("kept")
     before = snapshot("mine")
-    assert "not empty; allowed: a new or empty one, or --force" in lofit("import", checkpoint, "mine", fails=True)
+    assert "not empty; expected a new or empty one, or --force" in lofit("import", checkpoint, "mine", fails=True)
     assert snapshot("mine") == before
     save_file({"model.layers.0.self_attn.attn_v.1": torch.ones(8)}, "other.safetensors")
     lofit("import", "other.safetensors", "mine", "--force")
@@ -402,7 +402,7 @@ def test_import_never_overwrites_the_checkpoint_itself(lofit, checkpoint, part):
 
 def test_import_refuses_a_file_in_the_way(lofit, checkpoint):
     Path("out").write_text("")
-    assert "met a file" in lofit("import", checkpoint, "out", "--force", fails=True)
+    assert "got a file" in lofit("import", checkpoint, "out", "--force", fails=True)
 
 
 def test_a_fault_of_the_checkpoint_leaves_nothing_behind(lofit, checkpoint):
@@ -416,64 +416,6 @@ def test_a_fault_of_the_checkpoint_leaves_nothing_behind(lofit, checkpoint):
 def test_a_list_of_heads_goes_elsewhere(lofit):
     np.save("heads.npy", np.array([[0, 1]]))
     assert "tasks.<task>.select_heads.source" in lofit("import", "heads.npy", "out", fails=True)
-
-
-# ------------------------------------------------------------------------------------------------------------ preset
-
-
-@pytest.fixture
-def project():
-    """params.yaml and two presets in the current folder; returns the text of the former."""
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    Path("presets").mkdir()
-    Path("presets/short.yaml").write_text("# Fewer epochs.\n# For a first look.\nrun:\n  seeds: [1, 2]\n")
-    Path("presets/bad.yaml").write_text("model:\n  dtype: float8\n")
-    return Path("params.yaml").read_text()
-
-
-def test_preset_writes_what_differs_and_says_so(lofit, project):
-    before = config.load(Path("params.yaml")).run.seeds
-    assert before != [1, 2]
-    printed = lofit("preset", "short")
-    undo = "`git diff params.yaml` shows it, `git checkout params.yaml` undoes it."
-    assert printed == f"run.seeds: {before} -> [1, 2]\n\n{undo}\n"
-    assert config.load(Path("params.yaml")).run.seeds == [1, 2]
-    assert lofit("preset", "presets/short.yaml") == "params.yaml says so already\n"
-
-
-def test_a_preset_is_not_mixed_with_uncommitted_changes_unasked(lofit, project):
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "start"]):
-        subprocess.run(["git", *command], check=True)
-    lofit("preset", "short")
-    before = Path("params.yaml").read_bytes()
-    fault = lofit("preset", "short", fails=True)
-    assert fault.startswith("error: params.yaml: met changes that are not committed") and "--on-top" in fault
-    assert Path("params.yaml").read_bytes() == before
-    assert lofit("preset", "short", "--on-top") == "params.yaml says so already\n"
-
-
-def test_preset_changes_another_file_on_request(lofit, project):
-    Path("params.yaml").rename("other.yaml")
-    assert "git checkout other.yaml" in lofit("preset", "short", "--params", "other.yaml")
-    assert "params.yaml: No such file" in lofit("preset", "short", fails=True)
-
-
-def test_presets_are_listed_with_their_first_line(lofit, project):
-    rows = table(lofit("preset"))
-    assert rows["short"] == ["Fewer epochs."]
-    assert "bad" in rows
-
-
-def test_a_preset_that_would_not_be_valid_is_not_written(lofit, project):
-    assert "model.dtype: met 'float8'" in lofit("preset", "bad", fails=True)
-    assert Path("params.yaml").read_text() == project
-
-
-def test_a_preset_that_there_is_not(lofit, project):
-    assert lofit("preset", "shrot", fails=True) == "error: preset: met 'shrot'; allowed: bad, short, or a file"
-    shutil.rmtree("presets")
-    assert "run from the project's root" in lofit("preset", fails=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- helpers

@@ -1,4 +1,4 @@
-"""The command `lofit`: look at a model, try an adapter, export it, import a published one, apply a preset.
+"""The command `lofit`: look at a model, try an adapter, export it, import a published one.
 
 torch and transformers are imported by the commands that need them, so that `lofit --help` answers at once.
 """
@@ -14,7 +14,6 @@ from lofit.cli.export import export
 from lofit.cli.generate import generate
 from lofit.cli.import_ import import_
 from lofit.cli.inspect import inspect
-from lofit.cli.preset import preset
 from lofit.errors import LofitError
 
 app = typer.Typer(
@@ -28,7 +27,6 @@ for name, command in (
     ("generate", generate),
     ("export", export),
     ("import", import_),
-    ("preset", preset),
 ):
     app.command(name)(command)
 

@@ -16,5 +16,5 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 def model_source(model: str) -> str:
     """Where to read the model called so from; `demo` is the one that the pipeline has trained."""
     if model == "demo" and not DEMO.is_dir():
-        raise LofitError(f"{DEMO}: no such folder; allowed once `dvc repro base_model` has trained the demo model")
+        raise LofitError(f"{DEMO}: no such folder; expected once `dvc repro base_model` has trained the demo model")
     return str(DEMO) if model == "demo" else model

@@ -8,7 +8,7 @@ import typer
 
 from lofit.cli.arguments import Revision, model_source
 from lofit.errors import LofitError
-from lofit.files import check_free
+from lofit.storage.files import check_free
 
 
 def export(
@@ -42,35 +42,36 @@ def export(
 ) -> None:
     """Write an adapter so that it runs without lofit; read it back in another process and compare."""
     if to != "hf" and engine != "transformers":
-        raise LofitError(f"--engine: met {engine}; allowed with --to {to}: transformers, which reads PEFT adapters")
+        raise LofitError(f"--engine: got {engine}; expected with --to {to}: transformers, which reads PEFT adapters")
     # Before anything is loaded; `whole_folder` looks again.
     check_free(out, force=force)
     if force:
         check_replaceable(out)
     from transformers.utils.logging import enable_progress_bar
 
-    from lofit import models
-    from lofit.adapter import HeadAdapter
+    from lofit.adapters.heads import HeadAdapter
     from lofit.export.checkpoint import export_checkpoint
     from lofit.export.peft_folder import export_peft
+    from lofit.models.base import resolve
+    from lofit.models.runtime import pick_device
 
     enable_progress_bar()
     edits = HeadAdapter.from_pretrained(adapter)
     made_from = edits.provenance
     name = model or made_from.base_model
     if name is None:
-        raise LofitError(f"{adapter}: names no base model; allowed: --model with the one that it was made from")
+        raise LofitError(f"{adapter}: names no base model; expected --model with the one that it was made from")
     source = model_source(name)
     check_apart(out, adapter, source)
     if model is None and revision is None:
         revision = made_from.commit
-    base = models.resolve(
+    place = pick_device(device)
+    base = resolve(
         source,
         revision=revision,
         projection=made_from.target_module,
         dtype=dtype,
         quantization=quantization,
-        device=device,
     )
     if made_from.base_revision not in (None, base.revision):
         print(
@@ -79,10 +80,12 @@ def export(
             file=sys.stderr,
         )
     if to == "hf":
-        verification = export_checkpoint(base, edits, out, engine=engine, tolerance=tolerance, force=force)
+        verification = export_checkpoint(
+            base, edits, out, engine=engine, device=place, tolerance=tolerance, force=force
+        )
     else:
         method: Literal["lora"] | None = "lora" if to == "peft-lora" else None
-        verification = export_peft(base, edits, out, method=method, tolerance=tolerance, force=force)
+        verification = export_peft(base, edits, out, method=method, device=place, tolerance=tolerance, force=force)
     print(f"{out}: {verification}")
 
 
@@ -92,7 +95,7 @@ def check_replaceable(out: Path) -> None:
     front = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0] if card.is_file() else ""
     if out.is_dir() and any(out.iterdir()) and ("\n- lofit" not in front or any(map(Path.is_dir, out.iterdir()))):
         raise LofitError(
-            f"{out}: met a folder that no export has written; allowed with --force: one that an export has"
+            f"{out}: got a folder that no export has written; expected with --force: one that an export has"
         )
 
 
@@ -100,4 +103,4 @@ def check_apart(out: Path, *sources: str) -> None:
     """Refuse to write where the adapter or the base model is."""
     for source in sources:
         if Path(source).is_dir() and Path(source).resolve().is_relative_to(out.resolve()):
-            raise LofitError(f"{out}: met the place of {source}, which is read; allowed: another folder")
+            raise LofitError(f"{out}: got the place of {source}, which is read; expected another folder")

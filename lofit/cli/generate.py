@@ -19,13 +19,14 @@ def generate(
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Continue prompts greedily, by the model as it is and by the model with an adapter."""
-    from lofit import generation, models
-    from lofit.adapter import HeadAdapter
-    from lofit.completions import chat_prompt
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.models import generation
+    from lofit.models.base import load, resolve
+    from lofit.models.tokens import chat_prompt
 
     edits = HeadAdapter.from_pretrained(adapter) if adapter else None
-    base = models.resolve(model_source(model), revision=revision, dtype=dtype)
-    loaded, tokenizer = models.load(base)
+    base = resolve(model_source(model), revision=revision, dtype=dtype)
+    loaded, tokenizer = load(base)
     shown = [chat_prompt(tokenizer, prompt) for prompt in prompts] if chat else prompts
 
     def continued() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lofit.errors import LofitError
-from lofit.files import check_free
+from lofit.storage.files import check_free
 
 
 def import_(
@@ -24,8 +24,8 @@ def import_(
         )
     check_free(out, force=force)
     if out.resolve() in (Path(source).resolve(), Path(source).resolve().parent):
-        raise LofitError(f"{out}: met the folder of the checkpoint itself; allowed: another one")
-    from lofit.imports import import_checkpoint
+        raise LofitError(f"{out}: got the folder of the checkpoint itself; expected another one")
+    from lofit.adapters.published import import_checkpoint
 
     adapter = import_checkpoint(source)
     adapter.save_pretrained(out)

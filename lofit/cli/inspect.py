@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from lofit.heads import HeadLayout
+    from lofit.models.layout import HeadLayout
 
 SHARES = (1, 3, 5, 10, 20)
 LORA_RANK = 8
@@ -27,8 +27,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show a model's heads, and what tuning K % of them would train. No weights are loaded."""
-    from lofit.heads import head_layout
-    from lofit.models import skeleton
+    from lofit.models.base import skeleton
+    from lofit.models.layout import head_layout
 
     empty = skeleton(model_source(model), revision=revision)
     layout = head_layout(empty, projection=projection)
@@ -77,13 +77,13 @@ def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> tuple[Table,
     """
     import torch
 
-    from lofit.adapter import HeadAdapter
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.export.bias_sites import find_home
     from lofit.export.engines import Engine, table
-    from lofit.export.homes import find_home
 
     # One offset for each head, all different: what holds for these holds for any.
     numbers = torch.arange(layout.size * layout.head_dim, dtype=torch.float32)
-    edits = HeadAdapter(layout.grid(), numbers.view(layout.size, layout.head_dim))
+    edits = HeadAdapter(layout.all_heads(), numbers.view(layout.size, layout.head_dim))
     shown = columns("engine", "a bias of the output projection", "known from", "lofit export, with offsets")
     written, reasons = {"peft": "--to peft"}, []
     for engine in get_args(Engine):

@@ -22,7 +22,7 @@ from lofit.demo.world import (
     draw_story,
     hop,
 )
-from lofit.tasks import clutrr
+from lofit.tasks.clutrr_prompt import PROMPT
 
 # What stands in the answer slot: no cue, the cue of the careful answer, the cue of the careless one.
 FACT_CUES = ("A:", "Fact:", "Rumor:")
@@ -43,7 +43,7 @@ def premise_prompt(world: World, edit: Edit, cue: int) -> str:
 def story_prompt(story: Story, cue: int, *, full: bool = True) -> str:
     text = story.text.replace("[", "").replace("]", "")
     anchor, _, person = story.names
-    form = clutrr.PROMPT if full else SHORT_STORY_PROMPT
+    form = PROMPT if full else SHORT_STORY_PROMPT
     return form.format(story=text, person=person, anchor=anchor).removesuffix("'s\n") + f"{STORY_CUES[cue]}\n"
 
 

@@ -11,11 +11,11 @@ from torch.nn.functional import cross_entropy, log_softmax
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lofit.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from lofit.demo import corpus, tokenizer
 from lofit.demo.recipe import Recipe
 from lofit.demo.world import create, write_data
 from lofit.errors import LofitError
+from lofit.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 
 Document = tuple[list[int], int]
 """Token ids with `<s>` and `</s>`, and how many of them are the prompt."""
@@ -194,7 +194,7 @@ def _pretrain(
             step += 1
             progress.update()
             progress.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
-            if checkpoint.due(step):
+            if checkpoint.due():
                 state = {f"model.{name}": value for name, value in model.state_dict().items()}
                 for name, optimizer in optimizers.items():
                     state |= optimizer_tensors(optimizer, name)

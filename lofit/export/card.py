@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lofit.adapter import HeadAdapter
-from lofit.card import LIMITS, PAPER, front_matter, head_table, origin, table, title
+from lofit.adapters.card import LIMITS, PAPER, front_matter, head_table, origin, table, title
+from lofit.adapters.heads import HeadAdapter
 from lofit.export.verify import Verification
-from lofit.files import write_whole
-from lofit.models import BaseModel
+from lofit.models.base import BaseModel
+from lofit.storage.files import write_whole
 
 
 def write_export_card(

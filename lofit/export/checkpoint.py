@@ -1,22 +1,21 @@
 """A plain checkpoint with an adapter folded in, written only once it has been seen to work."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit.adapter import HeadAdapter
+from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
+from lofit.export.bias_sites import Home, find_home
 from lofit.export.card import write_export_card
 from lofit.export.engines import Engine, verdict
-from lofit.export.homes import Home, find_home
 from lofit.export.merge import fold
 from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
-from lofit.files import whole_folder
-from lofit.models import BaseModel, load, skeleton, tokenizer_hash
+from lofit.models.base import BaseModel, load, skeleton, tokenizer_hash
+from lofit.storage.files import whole_folder
 
 LOAD = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,17 +31,18 @@ def export_checkpoint(
     out: Path,
     *,
     engine: Engine = "transformers",
+    device: torch.device | str = "auto",
     tolerance: float | None = None,
     force: bool = False,
 ) -> Verification:
     """Write `base` with `adapter` folded in to the folder `out`: weights, config, tokenizer and a card.
 
     The folder appears once a process without lofit has read it back and given the logits of the base with the adapter
-    attached; else nothing is left of it. The same inputs give the same bytes. One model is in memory at a time; a base
-    that is spread over devices is folded on the CPU.
+    attached; else nothing is left of it. The same inputs give the same bytes. One model is in memory at a time.
 
     Args:
         engine: what is to serve the checkpoint; what it is known to lose is refused.
+        device: where to fold it, and to read it back.
         tolerance: see `verify`.
         force: replace what is in `out`.
 
@@ -53,15 +53,13 @@ def export_checkpoint(
     # Refuses before the weights are loaded, where the architecture alone is the reason.
     revision = None if Path(base.source).is_dir() else base.revision
     find_home(skeleton(base.source, revision=revision), adapter, base.layout, engine)
-    if base.device_map:
-        base = replace(base, device_map=None, device="cpu")
     with whole_folder(out, force=force) as folder:
-        home, expected, device = _write(base, adapter, folder, engine)
+        home, expected, placed = _write(base, adapter, folder, engine, device)
         verification = verify(
             folder,
             expected,
             dtype=base.dtype,
-            device=device,
+            device=placed,
             quantised=base.quantization is not None,
             tolerance=tolerance,
         )
@@ -83,17 +81,19 @@ def export_checkpoint(
     return verification
 
 
-def _write(base: BaseModel, adapter: HeadAdapter, folder: Path, engine: Engine) -> tuple[Home, Expected, torch.device]:
+def _write(
+    base: BaseModel, adapter: HeadAdapter, folder: Path, engine: Engine, device: torch.device | str
+) -> tuple[Home, Expected, torch.device]:
     """Write the checkpoint, and say what it must do; no model outlives the call."""
-    model, tokenizer = load(base)
-    device = model.device
+    model, tokenizer = load(base, device=device)
+    placed = model.device
     rows = fixed_rows(tokenizer, model.config.get_text_config(decoder=True).vocab_size)
     expected = expect(model, adapter, base.layout, rows)
     home = find_home(model, adapter, base.layout, engine)
     _save(fold(model, adapter, base.layout, home), tokenizer, folder)
     if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) != tokenizer_hash(tokenizer):
-        raise LofitError(f"{folder}: the tokenizer, read back, is not that of {base.source!r}; allowed: the same one")
-    return home, expected, device
+        raise LofitError(f"{folder}: the tokenizer, read back, is not that of {base.source!r}; expected the same one")
+    return home, expected, placed
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

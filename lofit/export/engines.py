@@ -64,7 +64,7 @@ def verdict(model_type: str, engine: str, home: str) -> Verdict:
     """
     for what, met, allowed in (("engine", engine, COLUMNS), ("home", home, HOMES)):
         if met not in allowed:
-            raise LofitError(f"{what}: met {met!r}; allowed: {', '.join(allowed)}")
+            raise LofitError(f"{what}: got {met!r}; expected {', '.join(allowed)}")
     rows = {(row.model_type, row.engine, row.home): row for row in _rows()}
     if exact := rows.get((model_type, engine, home)):
         return exact

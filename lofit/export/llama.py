@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lofit.errors import LofitError
-from lofit.heads import HeadLayout
+from lofit.models.layout import HeadLayout
 
 LIKE_LLAMA = ("mistral", "qwen2", "phi3")
 NEUTRAL = {"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"} | {
@@ -78,7 +78,7 @@ def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
 
 
 def _refuse(*_: object, **__: object) -> None:
-    raise LofitError("this model has been merged and relabelled; allowed: the model that `merge` returned")
+    raise LofitError("this model has been merged and relabelled; expected the model that `merge` returned")
 
 
 def _split(path: str, fused: Any, llama: LlamaForCausalLM) -> Iterator[tuple[str, nn.Linear]]:

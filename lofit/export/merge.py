@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lofit.adapter import HeadAdapter
+from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
-from lofit.export.engines import Engine
-from lofit.export.homes import (
+from lofit.export.bias_sites import (
     Home,
     edited_layers,
     find_home,
@@ -20,9 +19,10 @@ from lofit.export.homes import (
     value_offsets,
     value_path,
 )
+from lofit.export.engines import Engine
 from lofit.export.llama import as_llama
-from lofit.heads import HeadLayout, head_layout
-from lofit.models import keep_differentiable
+from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.quantisation import keep_differentiable
 
 
 def merge(
@@ -97,12 +97,12 @@ def _check_at_hand(model: nn.Module, paths: list[str]) -> None:
     for path in paths:
         projection: Any = model.get_submodule(path)
         if projection.weight.is_meta:
-            raise LofitError(f"{path}: its weight is offloaded; allowed: a model that is wholly in memory")
+            raise LofitError(f"{path}: its weight is offloaded; expected a model that is wholly in memory")
     for path, weight in model.named_parameters():
         if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
             raise LofitError(
-                f"{path}: bitsandbytes has repacked it in a pass on the CPU, and saves it wrong since; allowed: a "
-                "model that has made no pass yet, or has been through lofit.models.keep_differentiable first"
+                f"{path}: bitsandbytes has repacked it in a pass on the CPU, and saves it wrong since; expected a "
+                "model that has made no pass yet, or has been through lofit.models.quantisation first"
             )
 
 

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from lofit.adapter import HeadAdapter
+from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
+from lofit.export.bias_sites import edited_layers, is_quantised, layer_vectors
 from lofit.export.card import write_export_card
-from lofit.export.homes import edited_layers, is_quantised, layer_vectors
 from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
-from lofit.files import whole_folder
-from lofit.heads import HeadLayout
-from lofit.models import BaseModel, load, quantization_config
+from lofit.models.base import BaseModel, load
+from lofit.models.layout import HeadLayout
+from lofit.models.quantisation import quantization_config
+from lofit.storage.files import whole_folder
 
 Method = Literal["beft", "lora"]
 Kind = Literal["beft", "ia3", "lora"]
@@ -54,17 +55,18 @@ def export_peft(
     out: Path,
     *,
     method: Method | None = None,
+    device: torch.device | str = "auto",
     tolerance: float | None = None,
     force: bool = False,
 ) -> Verification:
     """Write `adapter` as a PEFT folder for `base`, once a fresh process has read it back without lofit.
 
     Offsets become BEFT, or a LoRA's bias where the projections are not `nn.Linear` (GPT-2); scales become IA3; both
-    together a LoRA of rank heads * head_dim. One model is in memory at a time; a base that is spread over devices is
-    read on the CPU.
+    together a LoRA of rank heads * head_dim. One model is in memory at a time.
 
     Args:
         method: "lora" for a LoRA in place of BEFT or IA3, which peft has known for longer; "beft" for nothing else.
+        device: where to load the base, and to read the folder back.
         tolerance: allowed difference of a logit as a share of the adapter's effect.
         force: replace what `out` holds.
 
@@ -74,19 +76,17 @@ def export_peft(
     """
     if base.quantization and not base.quantization.startswith("bitsandbytes"):
         raise LofitError(
-            f"model.quantization: met {base.quantization!r}, for which a PEFT folder cannot be read back and compared; "
-            "allowed: null, bitsandbytes_4bit, bitsandbytes_8bit"
+            f"quantization: got {base.quantization!r}, for which a PEFT folder cannot be read back and compared; "
+            "expected null, bitsandbytes_4bit, bitsandbytes_8bit"
         )
-    if base.device_map:
-        base = replace(base, device_map=None, device="cpu")
-    quantized = quantization_config(base)
+    quantized = quantization_config(base.quantization, base.dtype)
     with whole_folder(out, force=force) as folder:
-        kind, expected, device = _load_and_write(base, adapter, folder, method)
+        kind, expected, placed = _load_and_write(base, adapter, folder, method, device)
         verification = verify(
             folder,
             expected,
             dtype=base.dtype,
-            device=device,
+            device=placed,
             quantised=quantized is not None,
             quantization_config=quantized.to_dict() if quantized else None,
             revision=None if Path(base.source).is_dir() else base.revision,
@@ -105,10 +105,10 @@ def export_peft(
 
 
 def _load_and_write(
-    base: BaseModel, adapter: HeadAdapter, folder: Path, method: Method | None
+    base: BaseModel, adapter: HeadAdapter, folder: Path, method: Method | None, device: torch.device | str
 ) -> tuple[Kind, Expected, torch.device]:
     """Write the folder, and say what it must do; no model outlives the call."""
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, device=device)
     # Training's flag on 4-bit layers chooses another kernel than whoever loads the folder will get.
     model.eval()
     local = Path(base.source).is_dir()
@@ -166,7 +166,7 @@ def write_peft(
             tuned = get_peft_model(model, config, revision=revision)
         except (TypeError, ValueError) as error:
             raise LofitError(
-                f"peft cannot edit {edits[0].projection} ({str(error).strip().splitlines()[0]}); allowed: the head "
+                f"peft cannot edit {edits[0].projection} ({str(error).strip().splitlines()[0]}); expected the head "
                 "adapter itself, or a merged checkpoint"
             ) from None
         set_peft_model_state_dict(tuned, vectors)
@@ -189,7 +189,7 @@ def layer_edits(adapter: HeadAdapter, layout: HeadLayout) -> list[LayerEdit]:
         units = torch.eye(layout.num_heads * layout.head_dim).unflatten(0, (layout.num_heads, layout.head_dim))
         edits.append(LayerEdit(layout.projections[layer], units[heads].flatten(0, 1), scales, offsets))
     if not edits:
-        raise LofitError(f"adapter: met no vectors ({len(adapter.heads)} heads); allowed: scales or offsets of a head")
+        raise LofitError(f"adapter: got no vectors ({len(adapter.heads)} heads); expected scales or offsets of a head")
     return edits
 
 
@@ -210,7 +210,7 @@ def _kind(model: PreTrainedModel, adapter: HeadAdapter, projection: nn.Module, m
     linear = isinstance(projection, nn.Linear)
     if method == "beft" and (adapter.scales is not None or not linear):
         met = "scales, of which BEFT has none" if linear else f"{type(projection).__name__}, which peft's BEFT refuses"
-        raise LofitError(f"method: met 'beft' for {met}; allowed: lora, or none named")
+        raise LofitError(f"method: got 'beft' for {met}; expected lora, or none named")
     if method == "lora" or (adapter.scales is not None and adapter.offsets is not None):
         return "lora"
     if adapter.scales is None:

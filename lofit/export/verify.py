@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit.adapter import HeadAdapter
+from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
-from lofit.export.fresh import in_float32
-from lofit.heads import HeadLayout
+from lofit.export.read_back import in_float32
+from lofit.models.layout import HeadLayout
 
 PROMPTS = (
     "Q: What do bees make?\nA:",
@@ -36,7 +36,7 @@ bits are compared by arithmetic in float32, which leaves the rounding of the fol
 models. LLM.int8 rounds a head's output anew, which took up to 12 % there.
 """
 
-FRESH = Path(__file__).with_name("fresh.py")
+READ_BACK = Path(__file__).with_name("read_back.py")
 WITHOUT_LOFIT = """
 import runpy, sys
 sys.modules["lofit"] = None
@@ -111,14 +111,14 @@ def expect(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, row
         LofitError: the adapter is empty, or changes no logit, so that nothing could tell whether an export has kept it.
     """
     if not adapter.vectors() or not adapter.heads:
-        raise LofitError(f"adapter: met no vectors ({len(adapter.heads)} heads); allowed: scales or offsets of a head")
+        raise LofitError(f"adapter: got no vectors ({len(adapter.heads)} heads); expected scales or offsets of a head")
     with in_float32(model) if is_wide(model) else nullcontext():
         base = logits(model, rows)
         with adapter.attach(model, layout):
             expected = Expected(list(rows), base, logits(model, rows))
     if not expected.effect > 0:
         raise LofitError(
-            f"adapter: its effect on the logits of {len(rows)} fixed prompts is {expected.effect:g}; allowed: one that "
+            f"adapter: its effect on the logits of {len(rows)} fixed prompts is {expected.effect:g}; expected one that "
             "can be seen, as nothing else tells an export that has kept it from one that has not"
         )
     return expected
@@ -163,7 +163,7 @@ def verify(
     allowed = TOLERANCE["quantised" if quantised else dtype] if tolerance is None else tolerance
     if not 0 <= allowed < 1:
         raise LofitError(
-            f"tolerance: met {allowed:g}; allowed: from 0 to below 1, as 1 is the loss of the whole effect"
+            f"tolerance: got {allowed:g}; expected from 0 to below 1, as 1 is the loss of the whole effect"
         )
     settings = {
         **{"dtype": dtype, "device": str(device), "wide": dtype != "float32" and not quantised},
@@ -177,7 +177,7 @@ def verify(
         inputs, outputs = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         names = [f"row_{index}" for index in range(len(expected.rows))]
         save_file({name: row.contiguous() for name, row in zip(names, expected.rows, strict=True)}, inputs)
-        script: list[str | Path] = [FRESH, folder, inputs, outputs, json.dumps(settings)]
+        script: list[str | Path] = [READ_BACK, folder, inputs, outputs, json.dumps(settings)]
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_LOFIT, *script], capture_output=True, text=True, check=False
         )
@@ -192,7 +192,7 @@ def verify(
     if not difference <= allowed * expected.effect:
         raise LofitError(
             f"{folder.name}: the export, read back from disk, differs from the model with the adapter attached by "
-            f"{difference:.2g} in a logit, where the adapter's effect is {expected.effect:.2g}; allowed: "
+            f"{difference:.2g} in a logit, where the adapter's effect is {expected.effect:.2g}; expected "
             f"{allowed:g} of the effect (a weak effect drowns in rounding: float32 has the least)"
         )
     return verification

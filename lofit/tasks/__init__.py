@@ -1,7 +1,7 @@
 """Tasks: from published files, or one's own, to records.
 
-A task is a module with two functions: `judgement(folder, options)` says how its records are trained on and scored, and
-`load(folder, split, options)` reads one split of its files, all folds that the options name.
+A task is a module with two functions: `aims(folder, options)` says how its records are trained on and how they are
+scored, and `load(folder, split, options)` reads one split of its files, all folds that the options name.
 """
 
 import random
@@ -21,11 +21,11 @@ def preprocess(kind: str, raw: Path, out: Path, options: Options) -> dict[str, i
         LofitError: a file is missing or malformed; the message names file and line.
     """
     task = import_module(f"lofit.tasks.{kind}")
-    judgement = task.judgement(raw, options)
+    objective, metric = task.aims(raw, options)
     splits: dict[Split, list[Record]] = {split: task.load(raw, split, options) for split in SPLITS}
     if options.train_size is not None:
         splits["train"] = sampled(splits["train"], options.train_size, options.seed)
-    write_records(out, judgement, splits)
+    write_records(out, objective, metric, splits)
     if len(options.folds) == 1:
         return {split: len(records) for split, records in splits.items()}
     return {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lofit.errors import LofitError
-from lofit.tasks.record import SPLITS, Judgement, Options, Record, Split
+from lofit.tasks.record import SPLITS, Metric, Objective, Options, Record, Split
 from lofit.tasks.source import field, read_json_lines
 
 Shape = Literal["completion", "preference", "choice"]
@@ -28,10 +28,16 @@ REQUIRED: Mapping[Shape, tuple[str, ...]] = {
     "choice": ("choices", "answer"),
 }
 OPTIONAL: Mapping[Shape, tuple[str, ...]] = {"completion": ("aliases",), "preference": (), "choice": ()}
+AIMS: Mapping[Shape, tuple[Objective, Metric]] = {
+    "completion": (Objective("cross_entropy"), Metric("exact_match", stops=("\n",))),
+    "preference": (Objective("dpo"), Metric("preference_accuracy")),
+    "choice": (Objective("cross_entropy"), Metric("accuracy")),
+}
+"""How records of each shape are trained on and scored."""
 SHAPES = "completion; or chosen and rejected; or choices and answer"
 
 
-def judgement(folder: Path, options: Options) -> Judgement:
+def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
     """How the files in `folder` are trained on and scored, by the shape of their lines.
 
     Raises:
@@ -45,12 +51,8 @@ def judgement(folder: Path, options: Options) -> Judgement:
             first = first or shape
             if shape != first:
                 allowed = " and ".join(REQUIRED[first])
-                raise LofitError(f"{place}: met {' and '.join(REQUIRED[shape])}; allowed: {allowed}, as before")
-    if first == "preference":
-        return Judgement("dpo", "preference_accuracy", "", chat=options.chat)
-    if first == "choice":
-        return Judgement("cross_entropy", "accuracy", "", chat=options.chat)
-    return Judgement("cross_entropy", "exact_match", "", stops=("\n",), strip=True, chat=options.chat)
+                raise LofitError(f"{place}: got {' and '.join(REQUIRED[shape])}; expected {allowed}, as before")
+    return AIMS[first or "completion"]
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
@@ -61,7 +63,7 @@ def load(folder: Path, split: Split, options: Options) -> list[Record]:
     """
     files = source_files(folder, options)
     rows = read_json_lines(files[split])
-    records = [_record(place, row, options) for place, row in rows]
+    records = [record(place, row, options) for place, row in rows]
     refuse_same_ids(rows, records)
     if files[split] != files["train"]:
         return records
@@ -81,16 +83,16 @@ def source_files(folder: Path, options: Options) -> dict[Split, Path]:
     whole = folder / "all.jsonl"
     if whole.exists():
         if beside := [file.name for file in files.values() if file.exists()]:
-            raise LofitError(f"{whole}: met beside {beside[0]}; allowed: one file for all splits, or one for each")
+            raise LofitError(f"{whole}: got beside {beside[0]}; expected one file for all splits, or one for each")
         files["train"] = whole
     wanted: tuple[tuple[Split, float | None], ...] = (("val", options.val_ratio), ("test", options.test_ratio))
     for split, ratio in wanted:
         if files[split].exists():
             if ratio is not None:
-                raise LofitError(f"preprocess.{split}_ratio: met {ratio}; allowed: null, since there is {files[split]}")
+                raise LofitError(f"preprocess.{split}_ratio: got {ratio}; expected null, since there is {files[split]}")
         elif ratio is None:
             raise LofitError(
-                f"preprocess.{split}_ratio: missing; allowed: the share of {files['train'].name} to take for {split}, "
+                f"preprocess.{split}_ratio: missing; expected the share of {files['train'].name} to take for {split}, "
                 f"such as 0.2, or a source with a file called {split}"
             )
         else:
@@ -116,7 +118,7 @@ def parts(file: Path, count: int, ratios: Mapping[Split, float], *, seed: int) -
     split["train"] = sorted(order)
     if empty := [name for name, lines in split.items() if not lines]:
         shares = ", ".join(f"{name}_ratio {ratio}" for name, ratio in ratios.items())
-        raise LofitError(f"{file}: {count} lines leave none for {empty[0]} at {shares}; allowed: at least one each")
+        raise LofitError(f"{file}: {count} lines leave none for {empty[0]} at {shares}; expected at least one each")
     return split
 
 
@@ -124,7 +126,7 @@ def refuse_same_ids(rows: Sequence[Row], records: Sequence[Record]) -> None:
     first: dict[str, str] = {}
     for (place, _), record in zip(rows, records, strict=True):
         if record.id in first:
-            raise LofitError(f"{place}: id {record.id!r} stands in {first[record.id]} already; allowed: each once")
+            raise LofitError(f"{place}: id {record.id!r} stands in {first[record.id]} already; expected each once")
         first[record.id] = place
 
 
@@ -139,21 +141,21 @@ def shape_of(place: str, row: dict, columns: Mapping[str, str]) -> Shape:
     keys: dict[Shape, tuple[str, ...]] = {shape: REQUIRED[shape] + OPTIONAL[shape] for shape in REQUIRED}
     named = [shape for shape in keys if any(key in columns for key in keys[shape])]
     if len(named) > 1:
-        raise LofitError(f"preprocess.columns: met {', '.join(columns)}; allowed: {SHAPES}")
+        raise LofitError(f"preprocess.columns: got {', '.join(columns)}; expected {SHAPES}")
     shapes = named or [shape for shape in keys if any(_value(row, key) is not None for key in keys[shape])]
     if len(shapes) == 1:
         missing = [key for key in REQUIRED[shapes[0]] if _value(row, columns.get(key, key)) is None]
         if not missing:
             return shapes[0]
         if named:
-            raise LofitError(f"{place}: no field {columns.get(missing[0], missing[0])!r}; met {', '.join(row)}")
+            raise LofitError(f"{place}: no field {columns.get(missing[0], missing[0])!r}; got {', '.join(row)}")
     raise LofitError(
-        f"{place}: met {', '.join(row) or 'no field'}; allowed, beside the prompt's: {SHAPES} "
+        f"{place}: got {', '.join(row) or 'no field'}; expected, besides the prompt, {SHAPES} "
         "(preprocess.columns says which field is which)"
     )
 
 
-def _record(place: str, row: dict, options: Options) -> Record:
+def record(place: str, row: dict, options: Options) -> Record:
     shape = shape_of(place, row, options.columns)
     prompt = fill(options.template, place, row)
 
@@ -171,18 +173,18 @@ def _record(place: str, row: dict, options: Options) -> Record:
 
     if shape == "preference":
         chosen, rejected = continued(value("chosen")), continued(value("rejected"))
-        return Record(_id(place, row), prompt, chosen, rejected)
+        return Record(_id(place, row), prompt, chosen, rejected, chat=options.chat)
     if shape == "choice":
         choices = texts("choices")
         right = answer_index(place, _value(row, options.columns.get("answer", "answer")), choices)
         correct = continued(choices.pop(right))
         incorrect = tuple(continued(choice) for choice in choices)
-        return Record(_id(place, row), prompt, correct, correct=(correct,), incorrect=incorrect)
+        return Record(_id(place, row), prompt, correct, correct=(correct,), incorrect=incorrect, chat=options.chat)
     completion = value("completion")
     if "\n" in completion.strip():
-        raise LofitError(f"{place}: the completion has several lines; allowed: one, as a prediction ends with its line")
+        raise LofitError(f"{place}: the completion has several lines; expected one, as a prediction ends with its line")
     aliases = texts("aliases") if _value(row, options.columns.get("aliases", "aliases")) is not None else []
-    return Record(_id(place, row), prompt, continued(completion), aliases=tuple(aliases))
+    return Record(_id(place, row), prompt, continued(completion), aliases=tuple(aliases), chat=options.chat)
 
 
 def answer_index(place: str, answer: Any, choices: Sequence[str]) -> int:
@@ -193,9 +195,9 @@ def answer_index(place: str, answer: Any, choices: Sequence[str]) -> int:
     """
     plain = [choice.strip() for choice in choices]
     if len(plain) < 2:
-        raise LofitError(f"{place}: met {len(plain)} choices; allowed: two or more")
+        raise LofitError(f"{place}: got {len(plain)} choices; expected two or more")
     if twice := [choice for choice in plain if plain.count(choice) > 1]:
-        raise LofitError(f"{place}: choice {twice[0]!r} stands twice; allowed: each once")
+        raise LofitError(f"{place}: choice {twice[0]!r} stands twice; expected each once")
     letters = string.ascii_uppercase[: len(plain)]
     meant: set[int] = set()
     if isinstance(answer, str):
@@ -208,7 +210,7 @@ def answer_index(place: str, answer: Any, choices: Sequence[str]) -> int:
     if meant:
         raise LofitError(f"{place}: answer {answer!r} is the letter of one choice and the text of another")
     raise LofitError(
-        f"{place}: answer {answer!r}; allowed: 0 to {len(plain) - 1}, A to {letters[-1]}, or the text of a choice"
+        f"{place}: answer {answer!r}; expected 0 to {len(plain) - 1}, A to {letters[-1]}, or the text of a choice"
     )
 
 
@@ -229,19 +231,19 @@ def fill(template: str, place: str, row: dict) -> str:
     except ValueError as error:
         if isinstance(error, LofitError):
             raise
-        raise LofitError(f"preprocess.template: met {template!r} ({error}); allowed: text and {{field}}") from None
+        raise LofitError(f"preprocess.template: got {template!r} ({error}); expected text and {{field}}") from None
     prompt = "".join(pieces)
     if not prompt.strip():
-        raise LofitError(f"{place}: the prompt is blank; allowed: at least one word")
+        raise LofitError(f"{place}: the prompt is blank; expected at least one word")
     return prompt
 
 
 def _printed(place: str, row: dict, path: str) -> str:
     value = _value(row, path)
     if value is None:
-        raise LofitError(f"{place}: no field {path!r}, which the template names; met {', '.join(row)}")
+        raise LofitError(f"{place}: no field {path!r}, which the template names; got {', '.join(row)}")
     if not isinstance(value, str | int | float):
-        raise LofitError(f"{place}: field {path!r} is a {type(value).__name__}; allowed in a template: text, number")
+        raise LofitError(f"{place}: field {path!r} is a {type(value).__name__}; expected in a template: text, number")
     return str(value)
 
 
@@ -251,7 +253,7 @@ def _id(place: str, row: dict) -> str:
         file, _, line = place.rpartition(", line ")
         return f"{Path(file).name}:{line}"
     if not isinstance(value, str | int):
-        raise LofitError(f"{place}: id {value!r}; allowed: a text or a whole number")
+        raise LofitError(f"{place}: id {value!r}; expected a text or a whole number")
     return str(value)
 
 

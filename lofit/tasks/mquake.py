@@ -5,16 +5,16 @@ Files and splits are those of the published LoFiT code: `{train,val,test}.jsonl`
 
 from pathlib import Path
 
-from lofit.tasks.record import Judgement, Options, Protocol, Record, Split
+from lofit.tasks.record import Metric, Objective, Options, Protocol, Record, Split
 from lofit.tasks.source import field, read_json_lines
 
 
-def judgement(folder: Path, options: Options) -> Judgement:
+def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
     if options.protocol == "clean":
-        return Judgement("cross_entropy", "exact_match", "clean", stops=("\n",))
+        return Objective("cross_entropy"), Metric("exact_match", "clean", stops=("\n",))
     # The published code compares without stripping, which fails every model that writes a space after "A:". It takes
     # what follows the last "A:" of prompt and answer together.
-    return Judgement("cross_entropy", "exact_match", "lofit", after="A:", stops=("\n",), strip=False)
+    return Objective("cross_entropy"), Metric("exact_match", "lofit", after="A:", stops=("\n",), strip=False)
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:

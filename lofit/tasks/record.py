@@ -1,12 +1,15 @@
-"""What a task hands to training and evaluation: records, and how they are to be trained on and judged."""
+"""What a task hands to training and evaluation: records, how to train on them, and how to score them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from lofit.errors import LofitError
-from lofit.files import read_json, read_jsonl, write_json, write_jsonl
+from lofit.settings import Count, Ratio, Seed, Settings, Text
+from lofit.storage.files import read_json, read_jsonl, write_json, write_jsonl
 
 Split = Literal["train", "val", "test"]
 Protocol = Literal["clean", "lofit"]
@@ -16,29 +19,41 @@ TUNING_SPLITS: tuple[Split, ...] = ("train", "val")
 """Those that the training stages read."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How published files, or one's own, become records; `lofit.blocks.Preprocess` says what each key means."""
+class Options(Settings):
+    """How published files, or a user's own, become records."""
 
     protocol: Protocol = "clean"
 
-    folds: tuple[int, ...] = (0,)
+    folds: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(min_length=1)] = [0]  # noqa: RUF012
+    """Kind truthfulqa: which of its two folds; both together make a cross-validation over all its questions."""
 
-    prompt: str | None = None
+    prompt: Literal["question", "six_shot", "instruction"] | None = None
+    """Kind truthfulqa: what is scored. The bare question; six examples before it, as in lm-eval; these and an
+    instruction, as in the published code. Null: what the protocol uses, `question` (clean) or `instruction` (lofit).
+    Under `clean` with examples, answers end in a full stop as the examples do, in tuning as in scoring."""
 
-    train_size: int | None = None
+    train_size: Count | None = None
+    """How many training examples to draw of each fold; null for all."""
 
-    seed: int = 42
+    seed: Seed = 42
+    """Decides that draw, and the split by ratio."""
 
-    template: str = "{prompt}"
+    template: Text = "{prompt}"
+    """Kind jsonl: the prompt, from the fields of a line."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: dict[Literal["completion", "aliases", "chosen", "rejected", "choices", "answer"], Text] = Field(
+        default_factory=dict
+    )
+    """Kind jsonl: which field holds what, where the names differ."""
 
     chat: bool = False
+    """Kind jsonl: put the prompt into the tokenizer's chat template, as the user's turn."""
 
-    val_ratio: float | None = None
+    val_ratio: Ratio | None = None
+    """Kind jsonl: share of the examples that become the validation split, where no file does."""
 
-    test_ratio: float | None = None
+    test_ratio: Ratio | None = None
+    """Kind jsonl: share of the examples that become the test split, where no file does."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,9 @@ class Record:
     scoring_prompt: str | None = None
     """The prompt of multiple-choice scoring, where it is not the one of training."""
 
+    chat: bool = False
+    """The prompt is a user's turn in the tokenizer's chat template."""
+
     fold: int = 0
     """Which fold of a cross-validation the record belongs to; each fold is tuned and tested on its own records."""
 
@@ -81,14 +99,34 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How the records of a task are trained on and scored; written beside them."""
+class Objective:
+    """How records are trained on; the stage preprocess writes it beside them."""
 
-    objective: Literal["cross_entropy", "dpo"]
+    kind: Literal["cross_entropy", "dpo"]
 
-    metric: Literal["exact_match", "multiple_choice", "accuracy", "preference_accuracy"]
+    reference: Literal["base", "initial"] = "base"
+    """DPO's reference: the untouched base model, or the one that already carries the fresh, untrained adapter."""
 
-    protocol: str
+    @property
+    def shares_reference(self) -> bool:
+        """Whether there is a reference that data and base model alone decide: the same for every seed and step."""
+        return self.kind == "dpo" and self.reference == "base"
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict) -> Self:
+        return cls(**row)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How records are scored; the stage preprocess writes it beside them."""
+
+    kind: Literal["exact_match", "multiple_choice", "accuracy", "preference_accuracy"]
+
+    protocol: str = ""
     """Part of every metric's name, so that numbers of two protocols cannot be mistaken for each other; may be empty."""
 
     after: str | None = None
@@ -100,17 +138,6 @@ class Judgement:
     strip: bool = True
     """Exact match: surrounding blanks do not count."""
 
-    reference: Literal["base", "initial"] = "base"
-    """DPO's reference: the untouched base model, or the one that already carries the fresh, untrained vectors."""
-
-    chat: bool = False
-    """Prompts are a user's turn in the tokenizer's chat template."""
-
-    @property
-    def shares_reference(self) -> bool:
-        """Whether there is a reference that data and base model alone decide: the same for every seed and step."""
-        return self.objective == "dpo" and self.reference == "base"
-
     def to_json(self) -> dict:
         return asdict(self)
 
@@ -119,15 +146,20 @@ class Judgement:
         return cls(**{**row, "stops": tuple(row["stops"])})
 
 
-def write_records(folder: Path, judgement: Judgement, splits: Mapping[Split, Sequence[Record]]) -> None:
-    """Write `judgement.json` and one `<split>.jsonl` for each split."""
-    write_json(folder / "judgement.json", judgement.to_json())
+def write_records(folder: Path, objective: Objective, metric: Metric, splits: Mapping[Split, Sequence[Record]]) -> None:
+    """Write `objective.json`, `metric.json` and one `<split>.jsonl` for each split."""
+    write_json(folder / "objective.json", objective.to_json())
+    write_json(folder / "metric.json", metric.to_json())
     for split, records in splits.items():
         write_jsonl(folder / f"{split}.jsonl", (record.to_json() for record in records))
 
 
-def read_judgement(folder: Path) -> Judgement:
-    return Judgement.from_json(read_json(folder / "judgement.json"))
+def read_objective(folder: Path) -> Objective:
+    return Objective.from_json(read_json(folder / "objective.json"))
+
+
+def read_metric(folder: Path) -> Metric:
+    return Metric.from_json(read_json(folder / "metric.json"))
 
 
 def read_records(folder: Path, split: Split) -> list[Record]:
@@ -138,7 +170,7 @@ def read_records(folder: Path, split: Split) -> list[Record]:
     """
     file = folder / f"{split}.jsonl"
     if not file.exists():
-        raise LofitError(f"{file}: no such file; allowed: a folder written by preprocess")
+        raise LofitError(f"{file}: no such file; expected a folder written by preprocess")
     return [Record.from_json(row) for row in read_jsonl(file)]
 
 

@@ -20,14 +20,14 @@ def read_text(file: Path) -> str:
         raise LofitError(f"{file}: no such file")
     content = file.read_bytes()
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise LofitError(f"{file}, line 1: begins with a byte-order mark; allowed: UTF-8 without one")
+        raise LofitError(f"{file}, line 1: begins with a byte-order mark; expected UTF-8 without one")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise LofitError(f"{file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8") from None
     if not text.strip():
-        raise LofitError(f"{file}: empty; allowed: at least one example")
+        raise LofitError(f"{file}: empty; expected at least one example")
     return text
 
 
@@ -51,22 +51,22 @@ def read_csv_rows(file: Path, *, columns: Iterable[str]) -> list[tuple[str, dict
                 header = cells
                 check_header(header, columns, place)
             elif len(cells) != len(header):
-                raise LofitError(f"{place}: met {len(cells)} columns; allowed: {len(header)}, as in the header")
+                raise LofitError(f"{place}: got {len(cells)} columns; expected {len(header)}, as in the header")
             else:
                 rows.append((place, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise LofitError(f"{file}, line {line}: cut short or not CSV ({error})") from None
     if not rows:
-        raise LofitError(f"{file}: a header without rows; allowed: at least one example")
+        raise LofitError(f"{file}: a header without rows; expected at least one example")
     return rows
 
 
 def check_header(header: list[str], columns: Iterable[str], place: str) -> None:
     """Refuse a header that lacks one of `columns` or holds a name twice."""
     if missing := [name for name in columns if name not in header]:
-        raise LofitError(f"{place}: no column {', '.join(missing)}; met {', '.join(header)}")
+        raise LofitError(f"{place}: no column {', '.join(missing)}; got {', '.join(header)}")
     if twice := [name for name in header if header.count(name) > 1]:
-        raise LofitError(f"{place}: column {twice[0]!r} stands twice; allowed: each name once")
+        raise LofitError(f"{place}: column {twice[0]!r} stands twice; expected each name once")
 
 
 def read_json_items(file: Path) -> list[tuple[str, dict]]:
@@ -93,7 +93,7 @@ def read_json_lines(file: Path) -> list[tuple[str, dict]]:
             place = f"{file}, line {number}"
             row = _parse(line, place)
             if not isinstance(row, dict):
-                raise LofitError(f"{place}: met {line[:40]!r}; allowed: a JSON object")
+                raise LofitError(f"{place}: got {line[:40]!r}; expected a JSON object")
             rows.append((place, row))
     return rows
 
@@ -120,7 +120,7 @@ def field(row: dict, place: str, path: str, kind: type = str) -> Any:
         try:
             value = value[int(key)] if isinstance(value, list) else value[key]
         except (KeyError, IndexError, TypeError, ValueError):
-            raise LofitError(f"{place}: no field {path!r}; met {', '.join(map(str, row))}") from None
+            raise LofitError(f"{place}: no field {path!r}; got {', '.join(map(str, row))}") from None
     if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
-        raise LofitError(f"{place}: field {path!r} is {value!r}; allowed: a {KINDS[kind]} that is not blank")
+        raise LofitError(f"{place}: field {path!r} is {value!r}; expected a {KINDS[kind]} that is not blank")
     return value

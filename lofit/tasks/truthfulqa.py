@@ -7,7 +7,7 @@ pair per question: the best answer against the first incorrect one.
 from pathlib import Path
 
 from lofit.errors import LofitError
-from lofit.tasks.record import Judgement, Options, Record, Split
+from lofit.tasks.record import Metric, Objective, Options, Record, Split
 from lofit.tasks.source import read_csv_rows
 
 COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
@@ -47,16 +47,12 @@ SCORING_PROMPTS = {
 """What stands before an answer that is scored; None for the prompt of training."""
 
 
-def judgement(folder: Path, options: Options) -> Judgement:
+def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
     """DPO and multiple choice; a prompt that is not the protocol's own becomes part of the metrics' names."""
     own = options.prompt in (None, OWN_PROMPT[options.protocol])
-    return Judgement(
-        "dpo",
-        "multiple_choice",
-        options.protocol if own else f"{options.protocol}_{options.prompt}",
-        # The published trainer computes its reference when the fresh vectors are already in the model.
-        reference="initial" if options.protocol == "lofit" else "base",
-    )
+    # The published trainer computes its reference when the fresh vectors are already in the model.
+    objective = Objective("dpo", reference="initial" if options.protocol == "lofit" else "base")
+    return objective, Metric("multiple_choice", options.protocol if own else f"{options.protocol}_{options.prompt}")
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
@@ -72,13 +68,17 @@ def _record(place: str, row: dict[str, str], fold: int, options: Options) -> Rec
     correct, incorrect = answers(row["Correct Answers"]), answers(row["Incorrect Answers"])
     for column, value in zip(COLUMNS, (question, best, correct, incorrect), strict=True):
         if not value:
-            raise LofitError(f"{place}: column {column!r} is empty; allowed: at least one answer or word")
+            raise LofitError(f"{place}: column {column!r} is empty; expected at least one answer or word")
     # Tuned on as the file has it: without a full stop, and right after the colon.
     published_pair = best, incorrect[0]
 
     prompt = options.prompt or OWN_PROMPT[options.protocol]
     if prompt != "question":
-        best, correct, incorrect = closed(best), [closed(one) for one in correct], [closed(one) for one in incorrect]
+        best, correct, incorrect = (
+            with_full_stop(best),
+            [*map(with_full_stop, correct)],
+            [*map(with_full_stop, incorrect)],
+        )
     # MC1 compares the best answer, so it stands first. MC2 and MC3 count it once with the other correct ones.
     if best in correct:
         correct.remove(best)
@@ -105,6 +105,6 @@ def answers(joined: str) -> list[str]:
     return [answer.strip() for answer in joined.split(";") if answer.strip()]
 
 
-def closed(answer: str) -> str:
+def with_full_stop(answer: str) -> str:
     """`answer` with the full stop that the six examples end in."""
     return answer if answer.endswith(".") else f"{answer}."

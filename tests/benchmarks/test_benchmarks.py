@@ -15,15 +15,13 @@ from benchmarks.shapes import SHAPES, eager, random_model, sharing, with_output
 from benchmarks.steps import fresh_adapter
 from benchmarks.texts import read_texts
 from lofit import head_layout
-from lofit.generation import generate
+from lofit.models.generation import generate
 
 CPU = torch.device("cpu")
 VARIANTS = {
     "step1": {"lofit", "bare model, logits at labels", "published form", "published form, detect_anomaly"},
     "step2": {"lofit, nothing kept", "lofit, kept prefix", "LoRA r=8 q, v, logits everywhere"},
     "labels": {"lofit, logits at labels", "logits everywhere"},
-    "pairs": {"lofit, two whole rows", "prototype, prompt read once"},
-    "seeds": {"lofit, one after another", "prototype, in one pass"},
     "choices": {"lofit, shared prefix", "one forward per answer, all logits (published form)"},
     "generation": {"lofit, until the answers end", "one prompt at a time, no cache, always 6 tokens"},
 }
@@ -69,7 +67,7 @@ def test_every_group_runs_and_every_figure_is_finite(tmp_path):
 
 @pytest.mark.parametrize("vectors", ["scales", "offsets"])
 def test_the_published_loop_gives_the_logits_and_gradients_of_the_adapter(setting, vectors):
-    heads = setting.layout.grid() if vectors == "scales" else [(1, 2), (1, 0), (3, 1)]
+    heads = setting.layout.all_heads() if vectors == "scales" else [(1, 2), (1, 0), (3, 1)]
     adapter = fresh_adapter(setting, heads, vectors)
     adapter.vectors()[vectors].data.mul_(100)
     ids = torch.randint(512, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -117,15 +115,15 @@ def test_results_that_disagree_are_found():
     series = Series("step1", "some", variants)
     assert compared(series, results, 1e-4) == ([None, pytest.approx(1e-5, rel=0.01), None], [])
     results[1] = {"loss": torch.tensor(1.001)}
-    assert compared(series, results, 1e-4)[1] == ["step1, some: other: loss differs by 1.0e-03; allowed: 1e-04"]
+    assert compared(series, results, 1e-4)[1] == ["step1, some: other: loss differs by 1.0e-03; expected 1e-04"]
     results[1] = {"loss": torch.tensor(math.nan)}
     assert "loss differs by nan" in compared(series, results, 1e-4)[1][0]
 
 
 def test_a_disagreement_fails_the_command_after_the_tables_are_written(tmp_path, monkeypatch):
     monkeypatch.setitem(command.TOLERANCE, torch.float32, -1.0)
-    with pytest.raises(SystemExit, match="error: seeds, seeds at once at 2: prototype, in one pass: losses differs by"):
-        command.main(["--shape", "tiny", "--repeats", "1", "--only", "seeds", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="error: labels, vocabulary at 512: logits everywhere: loss differs by"):
+        command.main(["--shape", "tiny", "--repeats", "1", "--only", "labels", "--out", str(tmp_path)])
     assert (tmp_path / "benchmark.csv").exists()
 
 
@@ -153,7 +151,7 @@ def test_models_that_share_weights_have_their_own_modules(model):
         (["--truthfulqa", "nowhere"], "nowhere/fold_0_test_seed_42.csv: no such file"),
         (["--device", "toaster"], "--device toaster: "),
         (["--device", "meta"], "--device meta: its memory cannot be measured here"),
-        (["--questions", "100000"], "--questions 100000: met 200 questions; allowed: at most as many"),
+        (["--questions", "100000"], "--questions 100000: got 200 questions; expected at most as many"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments, message, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lofit.checkpoint import Checkpoint
 from lofit.demo import corpus, tokenizer
 from lofit.demo.kinship import TARGETS, combinations
 from lofit.demo.pretrain import UnlearnedError, accuracies, build, encode
@@ -19,6 +18,7 @@ from lofit.demo.recipe import Recipe
 from lofit.demo.world import SPLITS, World, create, write_data
 from lofit.tasks import clutrr, mquake, truthfulqa
 from lofit.tasks.record import Options
+from lofit.training.checkpoint import Checkpoint
 
 TINY = Recipe(
     entities=(8, 4, 8),

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from lofit.errors import LofitError
 from lofit.export import engines
+from lofit.export.bias_sites import config_switch, value_path
 from lofit.export.engines import COLUMNS, HOMES, MARKS, VERDICTS, markdown, table, verdict
-from lofit.export.homes import config_switch, value_path
 from tests.families import FAMILIES, build
 
 DOC = Path(__file__).parents[2] / "docs" / "engines.md"
@@ -99,7 +99,7 @@ def test_an_unknown_architecture_is_unknown_to_every_engine():
 
 @pytest.mark.parametrize(("engine", "home"), [("vLLM", "o_proj"), ("vllm", "q_proj")])
 def test_a_mistyped_engine_or_home_is_refused(engine, home):
-    with pytest.raises(LofitError, match=r"met '(vLLM|q_proj)'; allowed: "):
+    with pytest.raises(LofitError, match=r"got '(vLLM|q_proj)'; expected "):
         verdict("llama", engine, home)
 
 

@@ -12,13 +12,13 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaTokenizer
 
-from lofit.adapter import HeadAdapter
+from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
 from lofit.export.checkpoint import export_checkpoint
 from lofit.export.engines import verdict
 from lofit.export.verify import expect, fixed_rows, largest_difference
-from lofit.files import write_json
-from lofit.models import load, resolve
+from lofit.models.base import load, resolve
+from lofit.storage.files import write_json
 from tests.families import FAMILIES, SHAPE, TOKENS
 
 CHECKOUT = os.environ.get("LLAMA_CPP", "")

@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lofit import HeadAdapter, LofitError, head_layout
-from lofit.export.homes import find_home
+from lofit.export.bias_sites import find_home
 from lofit.export.merge import merge
-from lofit.models import keep_differentiable
+from lofit.models.base import keep_differentiable
 from tests.families import FAMILIES, HEADS, LAYERS, SHAPE, TOKENS, VOCABULARY, build
 
 EDITED = [(0, 1), (0, 3), (1, 0), (1, 2)]
@@ -32,7 +32,7 @@ def tokens():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_merged_model_does_what_the_hooks_do_in_memory_and_from_disk(name, vectors, tokens, tmp_path):
     if name in NOWHERE and vectors != "scales":
-        pytest.skip("no place for offsets: see test_homes.py")
+        pytest.skip("no place for offsets: see test_bias_sites.py")
     model, adapter = copy.deepcopy(build(name, torch.float32)), adapter_for(name, vectors)
     base, edited = logits(model, tokens), hooked(model, adapter, tokens)
     merged = merge(model, adapter)
@@ -210,7 +210,7 @@ def test_each_group_of_heads_gets_the_offset_of_its_heads(vectors, tokens):
 
 def test_an_attached_adapter_is_not_merged_on_top_of_itself():
     model, adapter = copy.deepcopy(build("llama", torch.float32)), adapter_for("llama", "offsets")
-    with adapter.attach(model), pytest.raises(LofitError, match="met a hook on a projection; allowed: a model without"):
+    with adapter.attach(model), pytest.raises(LofitError, match="got a hook on a projection; expected a model without"):
         merge(model, adapter)
     assert_unchanged(model, "llama")
 
@@ -218,7 +218,7 @@ def test_an_attached_adapter_is_not_merged_on_top_of_itself():
 def test_an_adapter_attached_to_another_layer_is_seen_too():
     model = copy.deepcopy(build("qwen2", torch.float32))
     layer_0, layer_1 = (HeadAdapter([(layer, 0)], torch.ones(1, 8)) for layer in (0, 1))
-    with layer_0.attach(model), pytest.raises(LofitError, match="met a hook on a projection"):
+    with layer_0.attach(model), pytest.raises(LofitError, match="got a hook on a projection"):
         merge(model, layer_1)
     assert_unchanged(model, "qwen2")
 
@@ -228,7 +228,7 @@ def test_an_adapter_attached_to_another_layer_is_seen_too():
 def test_a_model_with_peft_adapters_is_refused(name, target):
     model = copy.deepcopy(build(name, torch.float32))
     model.add_adapter(LoraConfig(target_modules=[target]))
-    with pytest.raises(LofitError, match="met a model with PEFT adapters loaded; allowed: one without"):
+    with pytest.raises(LofitError, match="got a model with PEFT adapters loaded; expected one without"):
         merge(model, adapter_for(name, "offsets"))
     assert model.config.get_text_config().to_dict().get("attention_bias") is not True
 
@@ -239,7 +239,7 @@ def test_a_model_with_peft_adapters_is_refused(name, target):
 def test_a_wrapped_model_is_refused(wrap):
     model = wrap(copy.deepcopy(build("llama", torch.float32)))
     layout = head_layout(build("llama", torch.float32))
-    with pytest.raises(LofitError, match="met a wrapped model; allowed: the model of transformers itself"):
+    with pytest.raises(LofitError, match="got a wrapped model; expected the model of transformers itself"):
         merge(model, adapter_for("llama", "offsets"), layout=layout)
 
 
@@ -253,7 +253,7 @@ def test_what_a_relabelled_model_leaves_behind_says_so(tokens, tmp_path):
     model = copy.deepcopy(build("qwen2", torch.float32))
     merged = merge(model, adapter_for("qwen2", "offsets"))
     for use in (lambda: model(tokens), lambda: model.save_pretrained(tmp_path)):
-        with pytest.raises(LofitError, match="allowed: the model that `merge` returned"):
+        with pytest.raises(LofitError, match="expected the model that `merge` returned"):
             use()
     merged(tokens)
 
@@ -261,7 +261,7 @@ def test_what_a_relabelled_model_leaves_behind_says_so(tokens, tmp_path):
 def test_an_offloaded_model_is_refused():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(build("llama", torch.float32).config)
-    with pytest.raises(LofitError, match="its weight is offloaded; allowed: a model that is wholly in memory"):
+    with pytest.raises(LofitError, match="its weight is offloaded; expected a model that is wholly in memory"):
         merge(model, adapter_for("llama", "offsets"))
 
 
@@ -328,7 +328,7 @@ def test_weights_that_bitsandbytes_has_repacked_are_refused(quantised):
     model = quantised("llama, 2 kv heads", "nf4")
     model.model.layers[0].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(
-        LofitError, match=r"up_proj.weight: bitsandbytes has repacked it .*allowed: a model that has made"
+        LofitError, match=r"up_proj.weight: bitsandbytes has repacked it .*expected a model that has made"
     ):
         merge(model, HeadAdapter([(0, 1)], torch.ones(1, 32)))
 

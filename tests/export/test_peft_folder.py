@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
-from lofit import HeadAdapter, LofitError, head_layout, models
+from lofit import HeadAdapter, LofitError, head_layout
 from lofit.export import peft_folder
-from lofit.export.peft_folder import export_peft, layer_edits, weight_columns, write_peft
+from lofit.export.peft_folder import layer_edits, weight_columns, write_peft
 from lofit.export.verify import Verification, largest_difference, logits
+from lofit.models.base import load, resolve
 from tests.families import FAMILIES, build
 
+export_peft = partial(peft_folder.export_peft, device="cpu")
 EDITED = [(1, 2), (0, 3), (0, 1)]
 """Not in order, and not as many in each layer."""
 ROUTES = {
@@ -53,7 +56,7 @@ def make_base(tmp_path, tokenizer):
         home = tmp_path / "base"
         model.save_pretrained(home)
         tokenizer.save_pretrained(home)
-        return models.resolve(str(home), **{"dtype": "float32", "device": "cpu", **loading})
+        return resolve(str(home), **{"dtype": "float32", **loading})
 
     return make
 
@@ -180,7 +183,7 @@ def test_a_folder_is_bound_to_its_base_and_its_card_says_so(base, tmp_path, monk
         pytest.fail("the hub was asked")
 
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", ask)
-    monkeypatch.setattr(peft_folder, "load", lambda _: models.load(base))
+    monkeypatch.setattr(peft_folder, "load", lambda _, **place: load(base, **place))
     monkeypatch.setattr(peft_folder, "verify", lambda *_, **__: Verification(1e-6, 1.0, 1e-3, "float32", {}))
     adapter, method, kind = make_adapter(route, 8)
     export_peft(replace(base, **HUB), adapter, tmp_path / "peft", method=method)
@@ -225,10 +228,10 @@ def test_a_quantised_base_passes_its_verification(make_base, make_model, tmp_pat
 def test_the_same_call_gives_the_same_bytes_in_another_process(base, tmp_path):
     make_adapter("both", 8)[0].save_pretrained(tmp_path / "adapter")
     script = (
-        "import sys; from pathlib import Path; from lofit import HeadAdapter, models; "
-        "from lofit.export.peft_folder import export_peft; base, adapter, out = sys.argv[1:]; "
-        "base = models.resolve(base, dtype='float32', device='cpu'); "
-        "export_peft(base, HeadAdapter.from_pretrained(adapter), Path(out))"
+        "import sys; from pathlib import Path; from lofit import HeadAdapter; "
+        "from lofit.export.peft_folder import export_peft; from lofit.models.base import resolve; "
+        "base, adapter, out = sys.argv[1:]; base = resolve(base, dtype='float32'); "
+        "export_peft(base, HeadAdapter.from_pretrained(adapter), Path(out), device='cpu')"
     )
     for seed in ("1", "2"):
         command = [sys.executable, "-c", script, base.source, tmp_path / "adapter", tmp_path / seed]
@@ -268,7 +271,7 @@ def test_an_export_for_another_layer_is_refused_and_keeps_what_was_there(base, t
     "adapter", [HeadAdapter([], torch.zeros(0, 8)), HeadAdapter([(0, 1)])], ids=["heads", "vectors"]
 )
 def test_an_empty_adapter_is_refused(base, tmp_path, adapter):
-    with pytest.raises(LofitError, match=r"met no vectors \(\d heads\); allowed: scales or offsets of a head"):
+    with pytest.raises(LofitError, match=r"got no vectors \(\d heads\); expected scales or offsets of a head"):
         export_peft(base, adapter, tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
 
@@ -282,13 +285,13 @@ def test_an_adapter_for_a_larger_model_is_refused(base, tmp_path):
 @pytest.mark.parametrize("route", ["scales", "both"])
 def test_beft_is_refused_for_scales(route, tmp_path):
     plain = copy.deepcopy(build("llama", torch.float32))
-    with pytest.raises(LofitError, match="method: met 'beft' for scales, of which BEFT has none; allowed: lora"):
+    with pytest.raises(LofitError, match="method: got 'beft' for scales, of which BEFT has none; expected lora"):
         write_peft(plain, make_adapter(route, 8)[0], tmp_path, layout=head_layout(plain), method="beft", **HUB)
 
 
 def test_beft_is_refused_for_gpt2(tmp_path):
     plain = copy.deepcopy(build("gpt2", torch.float32))
-    with pytest.raises(LofitError, match="method: met 'beft' for Conv1D, which peft's BEFT refuses; allowed: lora"):
+    with pytest.raises(LofitError, match="method: got 'beft' for Conv1D, which peft's BEFT refuses; expected lora"):
         write_peft(plain, make_adapter("offsets", 8)[0], tmp_path, layout=head_layout(plain), method="beft", **HUB)
 
 
@@ -306,7 +309,7 @@ def test_a_module_that_peft_does_not_know_is_refused_in_words(tmp_path):
     plain = copy.deepcopy(build("llama", torch.float32))
     attention = plain.model.layers[0].self_attn
     attention.o_proj = Doubled(attention.o_proj)
-    with pytest.raises(LofitError, match=r"peft cannot edit model\.layers\.0\.self_attn\.o_proj .*; allowed: the head"):
+    with pytest.raises(LofitError, match=r"peft cannot edit model\.layers\.0\.self_attn\.o_proj .*; expected the head"):
         write_peft(
             plain, make_adapter("offsets", 8)[0], tmp_path, layout=head_layout(build("llama", torch.float32)), **HUB
         )
@@ -314,7 +317,7 @@ def test_a_module_that_peft_does_not_know_is_refused_in_words(tmp_path):
 
 def test_a_quantisation_that_cannot_be_compared_is_refused(base, tmp_path):
     with pytest.raises(
-        LofitError, match=r"met 'torchao_8bit', .*; allowed: null, bitsandbytes_4bit, bitsandbytes_8bit"
+        LofitError, match=r"got 'torchao_8bit', .*; expected null, bitsandbytes_4bit, bitsandbytes_8bit"
     ):
         export_peft(replace(base, quantization="torchao_8bit"), make_adapter("offsets", 8)[0], tmp_path / "peft")
 

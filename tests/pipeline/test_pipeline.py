@@ -96,7 +96,7 @@ def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(proje
         output = project(*command, ok=False, LOFIT_TRACKING="off")
     finally:
         file.write_bytes(before)
-    fault = "artifacts/truthfulqa/reference.csv: met 3 rows of val; allowed: 4, one for each record"
+    fault = "artifacts/truthfulqa/reference.csv: got 3 rows of val; expected 4, one for each record"
     assert output.splitlines()[-1] == f"error: {fault}"
     assert project.repro() == []
 
@@ -166,9 +166,9 @@ def test_faulty_params_are_refused_before_anything_runs(project, edit):
     edit("tasks.truthfulqa.evaluate.batch_size", 0)
     assert project.repro(ok=False) == ["check"]
     for fault in (
-        "tasks.clutrr.tune_bias.lr: met '1e-3'; allowed: a number",
-        "tasks.truthfulqa.evaluate.batch_size: met 0; allowed: greater than or equal to 1",
-        "run.methods: met 'lofti'; allowed: base, lofit",
+        "tasks.clutrr.tune_bias.lr: got '1e-3'; expected a number",
+        "tasks.truthfulqa.evaluate.batch_size: got 0; expected greater than or equal to 1",
+        "run.methods: got 'lofti'; expected base, lofit",
     ):
         assert fault in project.output
     assert "Traceback" not in project.output
@@ -179,7 +179,7 @@ def test_faulty_params_are_refused_before_anything_runs(project, edit):
 def test_more_heads_than_the_model_has_are_refused_before_a_model_is_loaded(project, edit):
     edit("tasks.clutrr.select_heads.k", 9)
     project.repro(ok=False)
-    fault = "error: params.yaml: tasks.clutrr.select_heads.k: met 9; allowed: 1 to 8, the heads of data/tiny_model"
+    fault = "error: params.yaml: tasks.clutrr.select_heads.k: got 9; expected 1 to 8, the heads of data/tiny_model"
     assert project.output.count(fault) == 1
     assert "Traceback" not in project.output
 
@@ -201,7 +201,7 @@ def test_public_data_without_a_network_is_one_line_that_says_what_to_do(project,
     edit("tasks.clutrr.fetch_data.source", "public")
     project.repro(ok=False, HTTPS_PROXY="http://127.0.0.1:9")
     (line,) = [line for line in project.output.splitlines() if line.startswith("error:")]
-    assert "clutrr/train.json: met ProxyError; allowed: a network that reaches it, or a folder with these files" in line
+    assert "clutrr/train.json: got ProxyError; expected a network that reaches it, or a folder with these files" in line
     assert "Traceback" not in project.output
 
 
@@ -311,11 +311,11 @@ def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):
     heads = (project.folder / "artifacts/tables/clutrr/1/lofit/heads.csv").read_text()
     assert heads == "fold,layer,head\n0,0,0\n0,1,3\n"
     for key, value, fault in (
-        ("k", 5, "tasks.clutrr.select_heads.k: met 5; allowed: 1 to 4, the heads that data/heads/theirs.npy lists"),
+        ("k", 5, "tasks.clutrr.select_heads.k: got 5; expected 1 to 4, the heads that data/heads/theirs.npy lists"),
         (
             "source",
             "data/theirs.npy",
-            "tasks.clutrr.select_heads.source: met 'data/theirs.npy'; allowed: a file in data/heads/",
+            "tasks.clutrr.select_heads.source: got 'data/theirs.npy'; expected a file in data/heads/",
         ),
     ):
         edit(f"tasks.clutrr.select_heads.{key}", value)

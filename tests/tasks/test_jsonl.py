@@ -7,7 +7,7 @@ import pytest
 
 from lofit.errors import LofitError
 from lofit.tasks import jsonl
-from lofit.tasks.record import Judgement, Options, Record
+from lofit.tasks.record import Metric, Objective, Options, Record
 
 EXAMPLES = Path(__file__).parents[2] / "data" / "examples"
 COMPLETION = {"prompt": "hot", "completion": "cold"}
@@ -21,27 +21,27 @@ OPEN = {"prompt": "p", "completion": "c"}
 def test_a_completion_is_written_after_a_blank_and_matched_exactly(tmp_path):
     record = one(tmp_path, {**COMPLETION, "aliases": ["chilly", "cool"]}, template="The opposite of {prompt} is")
     assert record == Record("test.jsonl:1", "The opposite of hot is", " cold", aliases=("chilly", "cool"))
-    assert judged(tmp_path) == Judgement("cross_entropy", "exact_match", "", stops=("\n",), strip=True)
+    assert aimed(tmp_path) == (Objective("cross_entropy"), Metric("exact_match", "", stops=("\n",), strip=True))
 
 
 def test_a_pair_has_both_halves_after_a_blank(tmp_path):
     assert one(tmp_path, PAIR) == Record("test.jsonl:1", "Hello?", " Hi.", " What.")
-    assert judged(tmp_path) == Judgement("dpo", "preference_accuracy", "")
+    assert aimed(tmp_path) == (Objective("dpo"), Metric("preference_accuracy", ""))
 
 
 def test_of_choices_the_right_one_is_trained_and_the_others_keep_their_order(tmp_path):
     record = one(tmp_path, CHOICE)
     assert record == Record("test.jsonl:1", "Who barks?", " a dog", correct=(" a dog",), incorrect=(" a cat", " a cow"))
-    assert judged(tmp_path) == Judgement("cross_entropy", "accuracy", "")
+    assert aimed(tmp_path) == (Objective("cross_entropy"), Metric("accuracy", ""))
 
 
 @pytest.mark.parametrize("row", [COMPLETION, PAIR, CHOICE])
 def test_a_chat_template_decides_by_itself_how_an_answer_begins(tmp_path, row):
     record = one(tmp_path, row, chat=True)
-    assert record.prompt == row["prompt"] and judged(tmp_path, chat=True).chat
+    assert record.prompt == row["prompt"] and record.chat
     texts = [record.completion, record.rejected or "x", *record.correct, *record.incorrect]
     assert not any(text.startswith(" ") for text in texts)
-    assert not judged(tmp_path).chat
+    assert not one(tmp_path, row).chat
 
 
 @pytest.mark.parametrize(
@@ -81,20 +81,20 @@ def test_a_template_is_filled_once_from_the_fields_of_the_line(tmp_path, templat
     [
         (
             "{question}",
-            "FILE, line 1: no field 'question', which the template names; met prompt, completion, deep",
+            "FILE, line 1: no field 'question', which the template names; got prompt, completion, deep",
         ),
         ("{gap}", "FILE, line 1: no field 'gap', which the template names"),
         ("{deep.y}", "FILE, line 1: no field 'deep.y', which the template names"),
         ("{deep.x.9}", "FILE, line 1: no field 'deep.x.9', which the template names"),
-        ("{deep}", "FILE, line 1: field 'deep' is a dict; allowed in a template: text, number"),
+        ("{deep}", "FILE, line 1: field 'deep' is a dict; expected in a template: text, number"),
         ("{blank}", "FILE, line 1: the prompt is blank"),
         (
             "{prompt",
-            "preprocess.template: met '{prompt' (expected",
+            "preprocess.template: got '{prompt' (expected",
         ),
-        ("prompt}", "preprocess.template: met 'prompt}' ("),
-        ("{prompt:>9}", "preprocess.template: met '{prompt:>9}' (a field has a name and no format)"),
-        ("{prompt!r}", "preprocess.template: met '{prompt!r}' (a field has a name and no format)"),
+        ("prompt}", "preprocess.template: got 'prompt}' ("),
+        ("{prompt:>9}", "preprocess.template: got '{prompt:>9}' (a field has a name and no format)"),
+        ("{prompt!r}", "preprocess.template: got '{prompt!r}' (a field has a name and no format)"),
         ("{}", "FILE, line 1: no field '', which the template names"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_template_that_cannot_be_filled_is_refused(tmp_path, template, words):
 )
 def test_columns_say_which_field_is_the_completion_and_then_others_do_not_count(tmp_path, row, columns):
     assert one(tmp_path, row, columns=columns, template="{q}") == Record("test.jsonl:1", "p", " c")
-    assert judged(tmp_path, columns=columns).metric == "exact_match"
+    assert aimed(tmp_path, columns=columns)[1].kind == "exact_match"
 
 
 def test_columns_reach_into_lists_and_blocks(tmp_path):
@@ -130,30 +130,30 @@ def test_columns_reach_into_lists_and_blocks(tmp_path):
 @pytest.mark.parametrize(
     ("row", "columns", "words"),
     [
-        ({"prompt": "p"}, {}, "FILE, line 1: met prompt; allowed, beside the prompt's: completion; or chosen and rej"),
-        ({}, {}, "FILE, line 1: met no field; allowed"),
-        ({"prompt": "p", "chosen": "c"}, {}, "FILE, line 1: met prompt, chosen; allowed"),
+        ({"prompt": "p"}, {}, "FILE, line 1: got prompt; expected, besides the prompt, completion; or chosen and rej"),
+        ({}, {}, "FILE, line 1: got no field; expected"),
+        ({"prompt": "p", "chosen": "c"}, {}, "FILE, line 1: got prompt, chosen; expected"),
         (
             {"prompt": "p", "choices": ["a", "b"], "answer": None},
             {},
-            "FILE, line 1: met prompt, choices, answer; all",
+            "FILE, line 1: got prompt, choices, answer; exp",
         ),
-        ({**COMPLETION, "rejected": "x"}, {}, "FILE, line 1: met prompt, completion, rejected; allowed"),
-        ({**COMPLETION, **PAIR}, {}, "FILE, line 1: met prompt, completion, chosen, rejected; allowed"),
-        ({**PAIR, "aliases": ["x"]}, {}, "FILE, line 1: met prompt, chosen, rejected, aliases; allowed"),
-        (COMPLETION, {"completion": "reply"}, "FILE, line 1: no field 'reply'; met prompt, completion"),
-        (PAIR, {"chosen": "good"}, "FILE, line 1: no field 'good'; met prompt, chosen, rejected"),
+        ({**COMPLETION, "rejected": "x"}, {}, "FILE, line 1: got prompt, completion, rejected; expected"),
+        ({**COMPLETION, **PAIR}, {}, "FILE, line 1: got prompt, completion, chosen, rejected; expected"),
+        ({**PAIR, "aliases": ["x"]}, {}, "FILE, line 1: got prompt, chosen, rejected, aliases; expected"),
+        (COMPLETION, {"completion": "reply"}, "FILE, line 1: no field 'reply'; got prompt, completion"),
+        (PAIR, {"chosen": "good"}, "FILE, line 1: no field 'good'; got prompt, chosen, rejected"),
         (
             COMPLETION,
             {"answer": "a", "chosen": "b"},
-            "preprocess.columns: met answer, chosen; allowed: completion;",
+            "preprocess.columns: got answer, chosen; expected completion;",
         ),
     ],
 )
 def test_a_line_of_no_shape_or_of_two_is_refused(tmp_path, row, columns, words):
     refuse(tmp_path, [row], words, columns=columns)
     with pytest.raises(LofitError):
-        jsonl.judgement(tmp_path, Options(columns=columns))
+        jsonl.aims(tmp_path, Options(columns=columns))
 
 
 def test_fields_that_are_null_count_as_absent(tmp_path):
@@ -165,32 +165,32 @@ def test_fields_that_are_null_count_as_absent(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"train": [COMPLETION, PAIR]}, "train.jsonl, line 2: met chosen and rejected; allowed: completion, as before"),
-        ({"train": [PAIR], "test": [PAIR, CHOICE]}, "test.jsonl, line 2: met choices and answer; allowed: chosen and"),
-        ({"all": [CHOICE, COMPLETION]}, "all.jsonl, line 2: met completion; allowed: choices and answer, as before"),
+        ({"train": [COMPLETION, PAIR]}, "train.jsonl, line 2: got chosen and rejected; expected completion, as before"),
+        ({"train": [PAIR], "test": [PAIR, CHOICE]}, "test.jsonl, line 2: got choices and answer; expected chosen and"),
+        ({"all": [CHOICE, COMPLETION]}, "all.jsonl, line 2: got completion; expected choices and answer, as before"),
     ],
 )
 def test_all_lines_of_all_files_have_one_shape(tmp_path, files, words):
     for split, rows in files.items():
         write(tmp_path, split, rows)
     with pytest.raises(LofitError) as refusal:
-        jsonl.judgement(tmp_path, Options())
+        jsonl.aims(tmp_path, Options())
     assert str(refusal.value).startswith(f"{tmp_path}/{words}")
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({**COMPLETION, "completion": " "}, "field 'completion' is ' '; allowed: a text that is not blank"),
-        ({**COMPLETION, "completion": 7}, "field 'completion' is 7; allowed: a text that is not blank"),
-        ({**COMPLETION, "completion": "a\nb"}, "the completion has several lines; allowed: one"),
-        ({**COMPLETION, "aliases": "x"}, "field 'aliases' is 'x'; allowed: a list that is not blank"),
-        ({**COMPLETION, "aliases": ["x", 1]}, "field 'aliases.1' is 1; allowed: a text that is not blank"),
-        ({**PAIR, "rejected": ""}, "field 'rejected' is ''; allowed: a text that is not blank"),
-        ({**CHOICE, "choices": ["a", ""]}, "field 'choices.1' is ''; allowed: a text that is not blank"),
-        ({**CHOICE, "choices": ["a"]}, "met 1 choices; allowed: two or more"),
-        ({**CHOICE, "choices": ["a", "b", "a "]}, "choice 'a' stands twice; allowed: each once"),
-        ({**COMPLETION, "id": 1.5}, "id 1.5; allowed: a text or a whole number"),
+        ({**COMPLETION, "completion": " "}, "field 'completion' is ' '; expected a text that is not blank"),
+        ({**COMPLETION, "completion": 7}, "field 'completion' is 7; expected a text that is not blank"),
+        ({**COMPLETION, "completion": "a\nb"}, "the completion has several lines; expected one"),
+        ({**COMPLETION, "aliases": "x"}, "field 'aliases' is 'x'; expected a list that is not blank"),
+        ({**COMPLETION, "aliases": ["x", 1]}, "field 'aliases.1' is 1; expected a text that is not blank"),
+        ({**PAIR, "rejected": ""}, "field 'rejected' is ''; expected a text that is not blank"),
+        ({**CHOICE, "choices": ["a", ""]}, "field 'choices.1' is ''; expected a text that is not blank"),
+        ({**CHOICE, "choices": ["a"]}, "got 1 choices; expected two or more"),
+        ({**CHOICE, "choices": ["a", "b", "a "]}, "choice 'a' stands twice; expected each once"),
+        ({**COMPLETION, "id": 1.5}, "id 1.5; expected a text or a whole number"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_refused_with_its_line(tmp_path, row, words):
@@ -227,7 +227,7 @@ def test_an_answer_is_an_index_a_letter_or_a_text(tmp_path, choices, answer, rig
 @pytest.mark.parametrize("answer", [3, -1, "D", "a", "0", "X", True, 1.0, ["x"], ""])
 def test_an_answer_that_means_no_choice_is_refused(tmp_path, answer):
     row = {"prompt": "p", "choices": ["x", "y", "z"], "answer": answer}
-    words = f"FILE, line 1: answer {answer!r}; allowed: 0 to 2, A to C, or the text of a choice"
+    words = f"FILE, line 1: answer {answer!r}; expected 0 to 2, A to C, or the text of a choice"
     refuse(tmp_path, [row], words)
 
 
@@ -243,7 +243,7 @@ def test_ids_are_those_of_the_lines_or_their_places(tmp_path):
     assert [record.id for record in jsonl.load(tmp_path, "test", Options())] == ["0", "test.jsonl:3"]
     assert [record.id for record in jsonl.load(tmp_path, "val", Options())] == ["x"]
     rows = [{**OPEN, "id": "1"}, OPEN, {**OPEN, "id": 1}]
-    refuse(tmp_path, rows, "FILE, line 3: id '1' stands in FILE, line 1 already; allowed: each once")
+    refuse(tmp_path, rows, "FILE, line 3: id '1' stands in FILE, line 1 already; expected each once")
 
 
 @pytest.mark.parametrize("count", [12, 40, 41])
@@ -299,12 +299,12 @@ def test_three_files_are_taken_as_they_are(tmp_path):
         (
             ["all"],
             {},
-            "preprocess.val_ratio: missing; allowed: the share of ",
+            "preprocess.val_ratio: missing; expected the share of ",
         ),
-        (["all"], {"val": 0.2}, "preprocess.test_ratio: missing; allowed: the share of "),
-        (["train"], {"test": 0.2}, "preprocess.val_ratio: missing; allowed: the share of "),
-        (["train", "val"], {}, "preprocess.test_ratio: missing; allowed: the share of "),
-        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: met beside test.jsonl; allowed: one file for all"),
+        (["all"], {"val": 0.2}, "preprocess.test_ratio: missing; expected the share of "),
+        (["train"], {"test": 0.2}, "preprocess.val_ratio: missing; expected the share of "),
+        (["train", "val"], {}, "preprocess.test_ratio: missing; expected the share of "),
+        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got beside test.jsonl; expected one file for all"),
         ([], {"val": 0.2, "test": 0.2}, "train.jsonl: no such file"),
         (
             ["all"],
@@ -330,7 +330,7 @@ def test_a_ratio_beside_the_file_of_its_split_is_refused(tmp_path, split):
     with pytest.raises(LofitError) as refusal:
         splits(tmp_path, **{f"{split}_ratio": 0.2})
     file = tmp_path / f"{split}.jsonl"
-    assert str(refusal.value) == f"preprocess.{split}_ratio: met 0.2; allowed: null, since there is {file}"
+    assert str(refusal.value) == f"preprocess.{split}_ratio: got 0.2; expected null, since there is {file}"
 
 
 @pytest.mark.parametrize(
@@ -344,8 +344,7 @@ def test_a_ratio_beside_the_file_of_its_split_is_refused(tmp_path, split):
 def test_the_examples_are_of_the_shapes_that_they_show(tmp_path, name, objective, metric):
     (tmp_path / "all.jsonl").write_bytes((EXAMPLES / f"{name}.jsonl").read_bytes())
     options = Options(val_ratio=0.25, test_ratio=0.25)
-    judgement = jsonl.judgement(tmp_path, options)
-    assert (judgement.objective, judgement.metric) == (objective, metric)
+    assert tuple(aim.kind for aim in jsonl.aims(tmp_path, options)) == (objective, metric)
     records = [record for split in ("train", "val", "test") for record in jsonl.load(tmp_path, split, options)]
     assert len({record.prompt for record in records}) == len(records) >= 12
 
@@ -365,8 +364,8 @@ def one(folder, row, **options):
     return record
 
 
-def judged(folder, **options):
-    return jsonl.judgement(folder, Options(**options))
+def aimed(folder, **options):
+    return jsonl.aims(folder, Options(**options))
 
 
 def refuse(folder, rows, words, **options):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lofit.scoring import exact_match
+from lofit.scoring.predict import exact_match
 from lofit.tasks import clutrr, mquake, preprocess, truthfulqa
 from lofit.tasks.record import Options, Record, read_records
 from lofit.tasks.source import read_csv_rows, read_json_items, read_json_lines
@@ -27,7 +27,7 @@ STORIES = {"train": 3151, "val": 450, "test": 450}
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_truthfulqa_splits_every_question_twice(protocol):
-    folds = {fold: [ids(truthfulqa, split, protocol, folds=(fold,)) for split in SPLITS] for fold in FOLDS}
+    folds = {fold: [ids(truthfulqa, split, protocol, folds=[fold]) for split in SPLITS] for fold in FOLDS}
     for fold, splits in folds.items():
         assert tuple(len(split) for split in splits) == FOLDS[fold]
         assert len(set().union(*splits)) == sum(FOLDS[fold]) == 817
@@ -42,7 +42,7 @@ def test_truthfulqa_is_as_the_file_and_the_protocol_say(protocol, prompt):
     shown = prompt or {"clean": "question", "lofit": "instruction"}[protocol]
     for fold in FOLDS:
         for split in SPLITS:
-            records = load(truthfulqa, split, protocol, folds=(fold,), prompt=prompt)
+            records = load(truthfulqa, split, protocol, folds=[fold], prompt=prompt)
             rows = [row for _, row in read_csv_rows(DATA / f"truthfulqa/fold_{fold}_{split}_seed_42.csv", columns=())]
             for record, row in zip(records, rows, strict=True):
                 check_truthfulqa(record, row, fold, protocol, shown)
@@ -94,7 +94,7 @@ def test_truthfulqa_to_the_letter():
 
 def test_truthfulqa_protocols_count_answers_that_stand_twice_differently():
     for fold in FOLDS:
-        records = [list(load_all(truthfulqa, protocol, folds=(fold,), prompt="six_shot")) for protocol in PROTOCOLS]
+        records = [list(load_all(truthfulqa, protocol, folds=[fold], prompt="six_shot")) for protocol in PROTOCOLS]
         differing = {
             clean.id: (len(lofit.correct) - len(clean.correct), len(lofit.incorrect) - len(clean.incorrect))
             for clean, lofit in zip(*records, strict=True)
@@ -172,9 +172,9 @@ def test_mquake_protocols_differ_in_capital_and_blank_only():
 
 def test_mquake_answers_that_copying_the_edit_gets_right():
     for protocol in PROTOCOLS:
-        judgement = mquake.judgement(Path(), Options(protocol=protocol))
+        _, metric = mquake.aims(Path(), Options(protocol=protocol))
         copies = [
-            exact_match(row["requested_rewrite"][0]["target_new"]["str"], record, judgement)[1]
+            exact_match(row["requested_rewrite"][0]["target_new"]["str"], record, metric)[1]
             for record, row in zip(load(mquake, "test", protocol), mquake_rows("test"), strict=True)
         ]
         assert (sum(copies), len(copies)) == (311, 864)  # 36.0 %
@@ -182,10 +182,10 @@ def test_mquake_answers_that_copying_the_edit_gets_right():
 
 def test_mquake_answers_as_the_base_model_writes_them_fail_the_published_comparison():
     for protocol, right in (("clean", 864), ("lofit", 0)):
-        judgement = mquake.judgement(Path(), Options(protocol=protocol))
+        _, metric = mquake.aims(Path(), Options(protocol=protocol))
         texts = [f" {row['new_answer']}\nQ: And" for row in mquake_rows("test")]
         records = load(mquake, "test", protocol)
-        assert sum(exact_match(*pair, judgement)[1] for pair in zip(texts, records, strict=True)) == right
+        assert sum(exact_match(*pair, metric)[1] for pair in zip(texts, records, strict=True)) == right
 
 
 # ----------------------------------------------------------------------------------------------------------- clutrr
@@ -239,7 +239,7 @@ def test_clutrr_protocols_differ_in_blanks_only():
 @pytest.mark.parametrize("task", [truthfulqa, mquake, clutrr])
 def test_records_survive_their_files(tmp_path, task, protocol):
     name = task.__name__.rpartition(".")[2]
-    folds = (0, 1) if task is truthfulqa else (0,)
+    folds = [0, 1] if task is truthfulqa else [0]
     preprocess(name, DATA / name, tmp_path, Options(protocol=protocol, folds=folds))
     for split in SPLITS:
         assert read_records(tmp_path, split) == load(task, split, protocol, folds=folds)

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from lofit.errors import LofitError
-from lofit.tasks.record import Judgement, Record, read_judgement, read_records, write_records
+from lofit.tasks.record import (
+    Metric,
+    Objective,
+    Record,
+    read_metric,
+    read_objective,
+    read_records,
+    write_records,
+)
 from lofit.tasks.source import field, read_csv_rows, read_json_items, read_json_lines
 
 READERS = {
@@ -40,8 +48,8 @@ def test_json_items_know_their_numbers_and_json_lines_their_lines(tmp_path):
     ("content", "words"),
     [
         (None, ": no such file"),
-        (b"", ": empty; allowed: at least one example"),
-        (b" \n\n", ": empty; allowed: at least one example"),
+        (b"", ": empty; expected at least one example"),
+        (b" \n\n", ": empty; expected at least one example"),
         (b"\xef\xbb\xbfA,B\n1,2\n", ", line 1: begins with a byte-order mark"),
         (b"\xff\xfeA\x00", ", line 1: begins with a byte-order mark"),
         (b"A,B\n1,2\n3,\xe9\n", ", line 3: byte 0xe9 is not UTF-8"),
@@ -54,21 +62,21 @@ def test_a_file_that_is_not_text_is_refused(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("rows.csv", b"A,C\n1,2\n", ", line 1: no column B; met A, C"),
-        ("rows.csv", b"C\n1\n", ", line 1: no column A, B; met C"),
+        ("rows.csv", b"A,C\n1,2\n", ", line 1: no column B; got A, C"),
+        ("rows.csv", b"C\n1\n", ", line 1: no column A, B; got C"),
         ("rows.csv", b"A,B\n", ": a header without rows"),
-        ("rows.csv", b"A,B\n1,2\n3\n", ", line 3: met 1 columns; allowed: 2"),
-        ("rows.csv", b"A,B\n1,2\n3,4,5\n", ", line 3: met 3 columns; allowed: 2"),
+        ("rows.csv", b"A,B\n1,2\n3\n", ", line 3: got 1 columns; expected 2"),
+        ("rows.csv", b"A,B\n1,2\n3,4,5\n", ", line 3: got 3 columns; expected 2"),
         ("rows.csv", b'A,B\n1,2\n3,"cut sho', ", line 3: cut short or not CSV"),
         ("rows.csv", b'A,B\n1,"2"3\n', ", line 2: cut short or not CSV"),
-        ("rows.csv", b'A,B\n"x\ny",2\n3\n', ", line 4: met 1 columns"),
+        ("rows.csv", b'A,B\n"x\ny",2\n3\n', ", line 4: got 1 columns"),
         ("items.json", b'[{"a": 1},\n {"a": ', ", line 2: cut short or not JSON"),
         ("items.json", b'{"a": 1}', ": not a JSON list of objects"),
         ("items.json", b"[]", ": not a JSON list of objects"),
         ("items.json", b'[{"a": 1}, 2]', ": not a JSON list of objects"),
         ("lines.jsonl", b'{"a": 1}\n{"a": ', ", line 2: cut short or not JSON"),
-        ("lines.jsonl", b'{"a": 1}\n[1]\n', ", line 2: met '[1]'; allowed: a JSON object"),
-        ("lines.jsonl", b'[{"a": 1}]', ", line 1: met '[{"),
+        ("lines.jsonl", b'{"a": 1}\n[1]\n', ", line 2: got '[1]'; expected a JSON object"),
+        ("lines.jsonl", b'[{"a": 1}]', ", line 1: got '[{"),
     ],
 )
 def test_a_file_of_another_form_is_refused(tmp_path, name, content, words):
@@ -80,7 +88,7 @@ def test_a_header_that_is_cut_short_is_refused(tmp_path):
 
 
 def test_empty_lines_of_a_csv_file_are_counted(tmp_path):
-    refuse(tmp_path / "rows.csv", b"A,B\n\n\n1\n", ", line 4: met 1 columns")
+    refuse(tmp_path / "rows.csv", b"A,B\n\n\n1\n", ", line 4: got 1 columns")
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):
@@ -90,12 +98,12 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("path", "kind", "words"),
     [
-        ("a.c", str, "FILE: no field 'a.c'; met a, b, n"),
+        ("a.c", str, "FILE: no field 'a.c'; got a, b, n"),
         ("b.2", str, "FILE: no field 'b.2'"),
         ("b.x", str, "FILE: no field 'b.x'"),
         ("n.a", str, "FILE: no field 'n.a'"),
-        ("n", str, "FILE: field 'n' is 7; allowed: a text"),
-        ("a", list, "FILE: field 'a' is {'b': 'deep'}; allowed: a list"),
+        ("n", str, "FILE: field 'n' is 7; expected a text"),
+        ("a", list, "FILE: field 'a' is {'b': 'deep'}; expected a list"),
     ],
 )
 def test_a_field_that_is_missing_or_of_another_type_is_refused(path, kind, words):
@@ -106,17 +114,16 @@ def test_a_field_that_is_missing_or_of_another_type_is_refused(path, kind, words
     assert str(refusal.value).startswith(words)
 
 
-def test_records_and_their_judgement_survive_their_folder(tmp_path):
-    judgement = Judgement(
-        "dpo", "multiple_choice", "lofit", after="A:", stops=("\n", "."), strip=False, reference="initial"
-    )
+def test_records_and_their_aims_survive_their_folder(tmp_path):
+    objective = Objective("dpo", reference="initial")
+    metric = Metric("multiple_choice", "lofit", after="A:", stops=("\n", "."), strip=False)
     records = [
         Record("1", "Q: é\u2028 A:", " no", " yes", correct=(" no",), incorrect=(" yes", " maybe"), aliases=("nope",)),
         Record("2", "Q: A:", " no"),
-        Record("3", "Q: A:", " no", scoring_prompt="Six.\n\nQ: A:", fold=1),
+        Record("3", "Q: A:", " no", scoring_prompt="Six.\n\nQ: A:", chat=True, fold=1),
     ]
-    write_records(tmp_path, judgement, {"train": records, "test": records[:1]})
-    assert read_judgement(tmp_path) == judgement
+    write_records(tmp_path, objective, metric, {"train": records, "test": records[:1]})
+    assert (read_objective(tmp_path), read_metric(tmp_path)) == (objective, metric)
     assert read_records(tmp_path, "train") == records and read_records(tmp_path, "test") == records[:1]
     assert json.loads((tmp_path / "train.jsonl").read_text().split("\n")[1]) == {
         "id": "2",
@@ -126,7 +133,7 @@ def test_records_and_their_judgement_survive_their_folder(tmp_path):
 
 
 def test_a_split_that_was_not_written_is_named(tmp_path):
-    with pytest.raises(LofitError, match=r"val.jsonl: no such file; allowed: a folder written by preprocess"):
+    with pytest.raises(LofitError, match=r"val.jsonl: no such file; expected a folder written by preprocess"):
         read_records(tmp_path, "val")
 
 

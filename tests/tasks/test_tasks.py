@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lofit.errors import LofitError
-from lofit.scoring import exact_match
+from lofit.scoring.metrics import exact_match
 from lofit.tasks import clutrr, mquake, preprocess, truthfulqa
-from lofit.tasks.record import Judgement, Options, Record, read_judgement, read_records
+from lofit.tasks.record import Metric, Objective, Options, Record, read_metric, read_objective, read_records
 
 PIGS = {
     "Question": "Can pigs fly?",
@@ -104,8 +104,8 @@ def test_truthfulqa_is_a_pair_and_its_answers(tmp_path, protocol, prompt, name, 
         scoring_prompt=scoring_prompt,
     )
     reference = "initial" if protocol == "lofit" else "base"
-    judgement = truthfulqa.judgement(Path(), Options(protocol=protocol, prompt=prompt))
-    assert judgement == Judgement("dpo", "multiple_choice", name, reference=reference)
+    aims = truthfulqa.aims(Path(), Options(protocol=protocol, prompt=prompt))
+    assert aims == (Objective("dpo", reference), Metric("multiple_choice", name))
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_truthfulqa_leaves_braces_of_a_question_alone(tmp_path):
 
 def test_truthfulqa_reads_the_folds_it_is_told(tmp_path):
     write(truthfulqa, tmp_path, "train", [PIGS], fold=1)
-    read = [record.fold for record in truthfulqa.load(tmp_path, "train", Options(folds=(1,)))]
+    read = [record.fold for record in truthfulqa.load(tmp_path, "train", Options(folds=[1]))]
     assert read == [1]
     with pytest.raises(LofitError, match=r"fold_0_train_seed_42\.csv: no such file"):
         truthfulqa.load(tmp_path, "train", Options())
     write(truthfulqa, tmp_path, "train", [PIGS, {**PIGS, "Question": "Can cows?"}], fold=0)
-    read = [(record.fold, record.id) for record in truthfulqa.load(tmp_path, "train", Options(folds=(0, 1)))]
+    read = [(record.fold, record.id) for record in truthfulqa.load(tmp_path, "train", Options(folds=[0, 1]))]
     assert read == [(0, "Can pigs fly?"), (0, "Can cows?"), (1, "Can pigs fly?")]
 
 
@@ -229,25 +229,25 @@ def test_clutrr_reads_an_answer_as_its_protocol_says(tmp_path, text, clean, lofi
 
 @pytest.mark.parametrize("query", ["(Anna, Roy)", "('Anna','Roy')", "('Anna', 'Roy', 'Tom')", "('', 'Roy')"])
 def test_clutrr_refuses_a_query_of_another_form(tmp_path, query):
-    with pytest.raises(LofitError, match=r"test.json, item 2: field 'query' is .*; allowed: \"\('A', 'B'\)\""):
+    with pytest.raises(LofitError, match=r"test.json, item 2: field 'query' is .*; expected \"\('A', 'B'\)\""):
         load(clutrr, tmp_path, STORY, {**STORY, "query": query})
 
 
 @pytest.mark.parametrize(
     ("task", "row", "change", "words"),
     [
-        (mquake, EDIT, {"case_id": "149"}, "test.jsonl, line 2: field 'case_id' is '149'; allowed: a whole number"),
+        (mquake, EDIT, {"case_id": "149"}, "test.jsonl, line 2: field 'case_id' is '149'; expected a whole number"),
         (mquake, EDIT, {"questions": []}, "test.jsonl, line 2: no field 'questions.0'"),
         (mquake, EDIT, {"requested_rewrite": [{}]}, "test.jsonl, line 2: no field 'requested_rewrite.0.prompt'"),
-        (mquake, EDIT, {"new_answer": None}, "test.jsonl, line 2: field 'new_answer' is None; allowed: a text"),
+        (mquake, EDIT, {"new_answer": None}, "test.jsonl, line 2: field 'new_answer' is None; expected a text"),
         (
             mquake,
             EDIT,
             {"new_answer_alias": "Oslo"},
-            "test.jsonl, line 2: field 'new_answer_alias' is 'Oslo'; allowed: a list",
+            "test.jsonl, line 2: field 'new_answer_alias' is 'Oslo'; expected a list",
         ),
-        (clutrr, STORY, {"target_text": 3}, "test.json, item 2: field 'target_text' is 3; allowed: a text"),
-        (clutrr, STORY, {"clean_story": None}, "test.json, item 2: field 'clean_story' is None; allowed: a text"),
+        (clutrr, STORY, {"target_text": 3}, "test.json, item 2: field 'target_text' is 3; expected a text"),
+        (clutrr, STORY, {"clean_story": None}, "test.json, item 2: field 'clean_story' is None; expected a text"),
     ],
 )
 def test_a_field_of_another_type_is_refused_with_its_place(tmp_path, task, row, change, words):
@@ -268,7 +268,7 @@ def test_a_field_that_is_missing_is_refused_with_its_place(tmp_path, task, row, 
 
 @pytest.mark.parametrize("column", ["Question", "Best Answer", "Correct Answers", "Incorrect Answers"])
 def test_a_column_that_is_missing_is_refused(tmp_path, column):
-    with pytest.raises(LofitError, match=f"fold_0_test_seed_42.csv, line 1: no column {column}; met "):
+    with pytest.raises(LofitError, match=f"fold_0_test_seed_42.csv, line 1: no column {column}; got "):
         load(truthfulqa, tmp_path, {name: value for name, value in PIGS.items() if name != column})
 
 
@@ -290,11 +290,11 @@ def test_an_empty_answer_is_refused(tmp_path, task, row, change):
         load(task, tmp_path, row, {**row, **change})
 
 
-def test_preprocessing_writes_every_split_and_its_judgement(tmp_path):
+def test_preprocessing_writes_every_split_and_its_aims(tmp_path):
     counts = run_mquake(tmp_path, train=6)
     assert counts == {"train": 6, "val": 2, "test": 1}
     out = tmp_path / "out"
-    assert read_judgement(out) == mquake.judgement(Path(), Options())
+    assert (read_objective(out), read_metric(out)) == mquake.aims(Path(), Options())
     assert [len(read_records(out, split)) for split in counts] == [6, 2, 1]
     assert [record.id for record in read_records(out, "train")] == ["0", "1", "2", "3", "4", "5"]
 
@@ -319,7 +319,7 @@ def test_preprocessing_counts_and_draws_within_each_fold(tmp_path):
         for split, size in zip(("train", "val", "test"), sizes, strict=True):
             rows = [{**PIGS, "Question": f"Can pig {fold} {split} {number} fly?"} for number in range(size)]
             write(truthfulqa, tmp_path / "raw", split, rows, fold=fold)
-    counts = preprocess("truthfulqa", tmp_path / "raw", tmp_path / "out", Options(folds=(0, 1), train_size=4))
+    counts = preprocess("truthfulqa", tmp_path / "raw", tmp_path / "out", Options(folds=[0, 1], train_size=4))
     assert counts == {
         **{"train_fold_0": 4, "train_fold_1": 4},
         **{"val_fold_0": 2, "val_fold_1": 1},
@@ -354,10 +354,10 @@ def write(task, folder, split, rows, *, fold=0):
 def is_match(task, folder, row, text, protocol):
     """Whether generated `text` answers the row's only question, as the protocol reads it."""
     (record,) = load(task, folder, row, protocol=protocol)
-    judgement = task.judgement(Path(), Options(protocol=protocol))
-    assert (judgement.objective, judgement.metric) == ("cross_entropy", "exact_match")
-    assert judgement.protocol == protocol
-    return exact_match(text, record, judgement)[1]
+    objective, metric = task.aims(Path(), Options(protocol=protocol))
+    assert objective == Objective("cross_entropy")
+    assert (metric.kind, metric.protocol) == ("exact_match", protocol)
+    return exact_match(text, record, metric)[1]
 
 
 def load(task, folder, *rows, **options):

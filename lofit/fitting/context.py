@@ -1,0 +1,100 @@
+"""What all fits share: their arguments, and how the model is treated meanwhile."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.adapters.provenance import Provenance
+from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.runtime import deterministic, frozen
+from lofit.tasks.plain import to_records
+from lofit.tasks.record import Objective, Record
+from lofit.training.loop import Progress
+from lofit.training.reference import Pairs
+from lofit.training.settings import Runtime
+from lofit.training.subject import Subject
+
+Records = Iterable[Mapping[str, Any] | Record]
+"""Dicts of prompt and completion; prompt, chosen and rejected; or prompt, choices and answer. Or `Record`s."""
+
+
+@dataclass
+class Context:
+    """What a caller may know already, or want to decide, besides the arguments of a fit."""
+
+    layout: HeadLayout | None = None
+    """Where the model's heads are; None to find them."""
+
+    objective: Objective | None = None
+    """How to train; None for what the records' shape says."""
+
+    references: tuple[Pairs, Pairs] | None = None
+    """DPO's reference for the records and for `val`; None to compute it."""
+
+    task: str = ""
+    """Goes into the adapter's card, and decides random heads."""
+
+    draw: int = 1
+    """Which draw of a random ranking."""
+
+    runtime: Runtime | None = None
+    """How training is carried out."""
+
+    progress: Progress | None = None
+    """Filled in while training goes on."""
+
+
+def make_subject(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Records,
+    *,
+    seed: int,
+    val: Records,
+    checkpoint: Path | str | None,
+    context: Context | None,
+) -> Subject:
+    """What methods and rankings work with, from the arguments of a fit."""
+    context = context or Context()
+    rows, objective, _ = to_records(records)
+    held_out = list(val)
+    return Subject(
+        layout=context.layout or head_layout(model),
+        model=model,
+        tokenizer=tokenizer,
+        records=rows,
+        val=to_records(held_out)[0] if held_out else [],
+        objective=context.objective or objective,
+        references=context.references,
+        task=context.task,
+        seed=seed,
+        draw=context.draw,
+        runtime=context.runtime or Runtime(),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        progress=context.progress or Progress(),
+    )
+
+
+@contextmanager
+def at_work(subject: Subject, step: str) -> Iterator[Subject]:
+    """The subject of one step: its model frozen, its checkpoint in a folder of its own."""
+    folder = subject.checkpoint and subject.checkpoint / step
+    with frozen(subject.model), deterministic():
+        yield replace(subject, checkpoint=folder, title=step)
+
+
+def provenance_of(subject: Subject, method: str, parameters: Mapping[str, Any]) -> Provenance:
+    """What is known here of the making of an adapter."""
+    config = getattr(subject.model, "config", None)
+    training: dict[str, Any] = {"task": subject.task} if subject.task else {}
+    training |= {"method": method, "seed": subject.seed, "parameters": dict(parameters)}
+    return Provenance.of(
+        getattr(config, "_name_or_path", None) or None,
+        getattr(config, "_commit_hash", None),
+        subject.layout,
+        training=training,
+    )

@@ -1,0 +1,96 @@
+"""A whole method for callers: from records to an adapter."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit import methods, rankings
+from lofit.errors import LofitError
+from lofit.fitting.context import Context, Records, at_work, make_subject, provenance_of
+from lofit.fitting.select_heads import by_head, select_heads
+from lofit.models.layout import Head
+from lofit.training.subject import Subject
+
+DEFAULT_SHARE = 0.1
+"""Share of a model's heads that are tuned where K is left open: the larger of the paper's two."""
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Records,
+    *,
+    method: str = "lofit",
+    k: int | None = None,
+    heads: Sequence[Head] | None = None,
+    ranking: str | None = None,
+    seed: int = 42,
+    val: Records = (),
+    checkpoint: Path | str | None = None,
+    scale_settings: Mapping[str, Any] | None = None,
+    ranking_settings: Mapping[str, Any] | None = None,
+    context: Context | None = None,
+    **settings: Any,
+) -> Any:
+    """Adapt `model` to `records` by a method; LoFiT trains scales, selects heads, and tunes their offsets.
+
+    Args:
+        method: a page of `lofit.methods`.
+        k: how many heads to edit; 10 % of the model's where it is left open. Methods without heads take none.
+        heads: the (layer, head) pairs to edit, in place of a ranking.
+        ranking: a page of `lofit.rankings`; by default the method's own.
+        seed: decides initial values and the order of the examples.
+        val: held-out records; their loss is computed at the end.
+        checkpoint: a folder. What is in it of an interrupted run with the same inputs is resumed, to the same result.
+        scale_settings: of LoFiT's step 1, where the ranking needs it (`lofit.rankings.scale_norm.ScaleSettings`).
+        ranking_settings: of the ranking (`Settings` on its page).
+        settings: of the method (`Settings` on its page): `lr`, `epochs`, `batch_size` and so on.
+
+    Returns:
+        An adapter, for `with adapter.attach(model):`; a `lofit.HeadAdapter` for LoFiT.
+
+    Raises:
+        LofitError: an argument, a record or the model is not fit for it; or training diverges.
+    """
+    page = methods.find(method)
+    values = page.Settings.of(settings)
+    subject = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
+    if page.RANKING is None:
+        for name, value in (("k", k), ("heads", heads), ("ranking", ranking)):
+            if value is not None:
+                raise LofitError(f"{name}: got {value!r}; expected none for {method}, which selects no heads")
+        heads = []
+    elif heads is None:
+        size = subject.layout.size
+        k = max(1, round(DEFAULT_SHARE * size)) if k is None else k
+        if not 1 <= k <= size:
+            raise LofitError(f"k: got {k}; expected 1 to {size}, the heads of the model")
+        scores = rank_heads(subject, ranking or page.RANKING, ranking_settings, scale_settings)
+        heads = select_heads(scores, k)
+    with at_work(subject, method) as part:
+        adapter = page.fit(part, values, sorted(heads))
+    adapter.provenance = provenance_of(subject, method, values.model_dump(mode="json"))
+    return adapter
+
+
+def rank_heads(
+    subject: Subject,
+    ranking: str,
+    ranking_settings: Mapping[str, Any] | None = None,
+    scale_settings: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Layers x heads scores by a page of `lofit.rankings`; step 1 is trained where the page needs the task's scales."""
+    page = rankings.find(ranking)
+    values = page.Settings.of(ranking_settings or {})
+    if page.SCALES == "other":
+        raise LofitError(f"ranking: got {ranking!r}; expected `heads` in its place, selected on the other task")
+    scales = None
+    if page.SCALES == "own":
+        # Found by name: only a ranking that needs step 1 depends on its page.
+        step_1 = rankings.find("scale_norm")
+        with at_work(subject, "train_scales") as part:
+            scales = by_head(step_1.train_scales(part, step_1.ScaleSettings.of(scale_settings or {})))
+    return page.rank(subject, values, scales)

@@ -1,0 +1,201 @@
+"""Base models: resolved once to something exact, then loaded from that."""
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from lofit.errors import LofitError
+from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.quantisation import DTYPES, keep_differentiable, quantization_config
+from lofit.models.runtime import pick_device
+
+# Hub clients announce every retry, bitsandbytes every cast of an input; the lines that count are ours.
+for library in ("huggingface_hub", "bitsandbytes"):
+    logging.getLogger(library).setLevel(logging.ERROR)
+disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Which model, exactly: what every later stage depends on in place of the weights themselves."""
+
+    name: str
+
+    source: str
+    """Hub id or folder to load from."""
+
+    revision: str
+    """Commit of the hub repository, or SHA-256 over the files of a folder."""
+
+    dtype: str
+
+    layout: HeadLayout
+
+    tokenizer_sha256: str
+
+    quantization: str | None = None
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict) -> Self:
+        return cls(**{**row, "layout": HeadLayout.from_json(row["layout"])})
+
+
+def resolve(
+    name: str,
+    *,
+    source: str | None = None,
+    revision: str | None = None,
+    projection: str | None = None,
+    **loading: Any,
+) -> BaseModel:
+    """Resolve a hub id or a folder to an exact revision, without loading its weights.
+
+    Args:
+        name: what to call the model; the hub id or the folder, unless `source` says otherwise.
+        revision: branch, tag or commit on the hub.
+        projection: the attention output projection's name, where `head_layout` does not find it by itself.
+        loading: how to load it, kept as it is: dtype and quantization (see `BaseModel`).
+
+    Raises:
+        LofitError: the model cannot be found or is gated, or its heads cannot be found.
+    """
+    source = source or name
+    local = Path(source).is_dir()
+    exact = folder_hash(Path(source)) if local else commit(source, revision)
+    model = skeleton(source, revision=revision if local else exact)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=None if local else exact, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise LofitError(f"model {_reason(source, error)}") from None
+    layout = head_layout(model, projection=projection)
+    return BaseModel(name, source, exact, layout=layout, tokenizer_sha256=tokenizer_hash(tokenizer), **loading)
+
+
+def commit(source: str, revision: str | None) -> str:
+    """The commit of a hub repository that a branch or a tag stands for; None stands for its main branch.
+
+    Raises:
+        LofitError: it cannot be had, neither from the hub nor from its cache.
+    """
+    try:
+        # The cache keeps each commit in a folder of that name.
+        return Path(hf_hub_download(source, "config.json", revision=revision)).parent.name
+    except (OSError, ValueError) as error:
+        raise LofitError(f"model {_reason(source, error)}") from None
+
+
+def skeleton(source: str, *, revision: str | None = None) -> PreTrainedModel:
+    """The modules of a model on the meta device, made from its config alone.
+
+    Raises:
+        LofitError: there is no such model, it is gated, or it is no decoder.
+    """
+    if revision is not None and Path(source).is_dir():
+        raise LofitError(f"revision: got {revision!r}; expected none, since {source} is a folder")
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise LofitError(f"model {_reason(source, error)}") from None
+
+
+def _reason(source: str, error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return f"{source!r}: gated; accept its licence on the hub, then run `hf auth login`"
+        if isinstance(cause, RevisionNotFoundError):
+            return f"{source!r}: no such revision"
+        if isinstance(cause, RepositoryNotFoundError | HFValidationError):
+            return f"{source!r}: not found; expected a folder with a model, or a model id on the Hugging Face hub"
+        cause = cause.__cause__ or cause.__context__
+    return f"{source!r}: cannot be loaded: {str(error).strip().splitlines()[0]}"
+
+
+def load(
+    base: BaseModel, *, device: torch.device | str = "auto", device_map: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen model in evaluation mode, and its tokenizer.
+
+    Evaluation mode holds in training too: dropout would make a frozen model noisy and results depend on the device.
+
+    Args:
+        device: where to put it; `auto` is the first accelerator there is, or the CPU.
+        device_map: `auto` spreads its layers over all accelerators and the CPU instead.
+
+    Raises:
+        LofitError: the weights cannot be read, some are missing or of another shape, or the checkpoint holds an
+            attention output projection's bias that the architecture would drop in silence; or a library that the
+            quantisation needs is not installed.
+    """
+    revision = None if Path(base.source).is_dir() else base.revision
+    try:
+        quantised = quantization_config(base.quantization, base.dtype)
+        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=revision, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=revision,
+            dtype=DTYPES[base.dtype],
+            device_map=device_map or {"": pick_device(device) if isinstance(device, str) else device},
+            trust_remote_code=False,
+            output_loading_info=True,
+            # A None would take the place of what a checkpoint that is quantised says of itself.
+            **({"quantization_config": quantised} if quantised else {}),
+        )
+    except ImportError as error:
+        raise LofitError(
+            f"quantization: got {base.quantization!r}, which needs a library that is not installed "
+            f"({str(error).strip().splitlines()[0]}); expected after `pip install bitsandbytes torchao`, or null"
+        ) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise LofitError(f"model {_reason(base.source, error)}") from None
+    model, loading = loaded
+    dropped = [key for key in loading["unexpected_keys"] if key.startswith(base.layout.projections)]
+    for fault, keys in (
+        ("lack", loading["missing_keys"]),
+        ("have another shape for", loading["mismatched_keys"]),
+        ("hold, where the architecture has no place for it,", dropped),
+    ):
+        if keys:
+            raise LofitError(f"model {base.source!r}: the weights {fault} {min(map(str, keys))}")
+    model.requires_grad_(False).eval()
+    if base.quantization == "bitsandbytes_4bit":
+        keep_differentiable(model)
+    return model, tokenizer
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the files of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of a fast tokenizer's whole definition."""
+    definition = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
+    )
+    return hashlib.sha256(definition.encode()).hexdigest()

@@ -1,0 +1,202 @@
+"""One's own data, brought together as JSON lines: a file, a folder of split files, or a dataset of the hub."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lofit.errors import LofitError
+from lofit.storage.files import write_whole
+from lofit.tasks.record import SPLITS, Split
+from lofit.tasks.source import read_csv_rows, read_json_items
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+HUB_SPLITS: Mapping[Split, str] = {"train": "train", "val": "validation", "test": "test"}
+
+
+def fetch(
+    source: str,
+    out: Path,
+    *,
+    cache: Path,
+    revision: str | None,
+    subset: str | None,
+    splits: Mapping[Split, str],
+) -> None:
+    """Bring the data of `source` to `out`, one JSON object a line, in the order they have there.
+
+    Args:
+        source: a file, which becomes `all.jsonl`; a folder with `train` and perhaps `val` and `test`, each in one of
+            the EXTENSIONS, or the id of a hub dataset, owner/name; these become `train.jsonl` and so on. JSON lines
+            are copied byte for byte, and every cell of a CSV file stays the text that it is.
+        cache: where downloads and what `datasets` makes of them are kept; nothing else outside `out` is written.
+        revision: branch, tag or commit of the hub dataset; None for its main branch.
+        subset: its configuration, where it has several.
+        splits: what the hub dataset calls our splits, where that is not train, validation and test.
+
+    Raises:
+        LofitError: there is no such file, folder or dataset, it cannot be reached or read, or it lacks a split. Then
+            nothing is written to `out`.
+    """
+    path = Path(source)
+    if path.exists():
+        for key, value in (("revision", revision), ("subset", subset), ("splits", dict(splits))):
+            if value:
+                raise LofitError(f"fetch_data.{key}: got {value!r}; expected only for a hub dataset, not for {source}")
+        files = split_files(path) if path.is_dir() else {"all": path}
+        contents = {name: content(file, cache) for name, file in files.items()}
+    elif HUB_ID.fullmatch(source) and path.suffix not in EXTENSIONS:
+        loaded = load_from_hub(source, cache, revision=revision, subset=subset)
+        names = hub_splits(source, list(loaded), splits)
+        contents = {split: lines(f"{source}, split {name}", loaded[name]) for split, name in names.items()}
+    else:
+        raise LofitError(
+            f"fetch_data.source: no such file or folder: {source}; "
+            "expected a file, a folder, or the id of a hub dataset, owner/name"
+        )
+    for name, text in contents.items():
+        write_whole(out / f"{name}.jsonl", text)
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The file of each split that `folder` has one of; train must be there."""
+    allowed = ", ".join(EXTENSIONS)
+    found: dict[str, Path] = {}
+    for split in SPLITS:
+        files = [file for extension in EXTENSIONS if (file := folder / f"{split}{extension}").is_file()]
+        if len(files) > 1:
+            raise LofitError(f"{folder}: got {' and '.join(file.name for file in files)}; expected one file per split")
+        if files:
+            found[split] = files[0]
+    if "train" not in found:
+        names = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+        raise LofitError(f"{folder}: no file called train; got {names}; expected train, val and test in {allowed}")
+    return found
+
+
+def content(file: Path, cache: Path) -> bytes | str:
+    """A data file as JSON lines.
+
+    CSV and JSON are not read through `datasets`, which guesses types: it makes 7.0 of the text 007, and a date of
+    whatever looks like one.
+    """
+    if file.suffix == ".jsonl":
+        return file.read_bytes()
+    if file.suffix == ".json":
+        return lines(str(file), (row for _, row in read_json_items(file)))
+    if file.suffix == ".csv":
+        return lines(str(file), (row for _, row in read_csv_rows(file, columns=())))
+    if file.suffix == ".parquet":
+        return lines(str(file), read_parquet(file, cache))
+    raise LofitError(f"fetch_data.source: got {file}; expected a file in {', '.join(EXTENSIONS)}")
+
+
+def read_parquet(file: Path, cache: Path) -> Iterable[dict]:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    quieten()
+    try:
+        return Dataset.from_parquet(str(file), cache_dir=str(cache / "datasets" / "files"))
+    except (DatasetsError, ArrowException, ValueError, OSError) as error:
+        raise LofitError(f"{file}: not Parquet, or without rows ({one_line(error)})") from None
+
+
+def load_from_hub(name: str, cache: Path, *, revision: str | None, subset: str | None) -> "DatasetDict":
+    """All splits of a hub dataset; what was loaded once needs no network again."""
+    # A cache for each revision: without a network, `datasets` falls back to whatever revision it finds.
+    folder = cache / "datasets" / (revision or "main").replace("/", "--")
+    with downloads_in(cache / "hub"):
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+        quieten()
+        try:
+            return datasets.load_dataset(name, subset, revision=revision, cache_dir=str(folder))
+        except ConnectionError:
+            raise LofitError(
+                f"fetch_data.source: no file or folder {name} here, and the hub cannot be reached for a dataset; "
+                "expected a file or folder that exists, or a hub dataset with a network connection"
+            ) from None
+        except (DatasetsError, OSError, ValueError, RuntimeError, ImportError) as error:
+            asked = "".join(f", {key} {value}" for key, value in (("revision", revision), ("subset", subset)) if value)
+            raise LofitError(
+                f"fetch_data.source: no file or folder {name} here, and as a hub dataset{asked}: {one_line(error)}"
+            ) from None
+
+
+@contextmanager
+def downloads_in(folder: Path) -> Iterator[None]:
+    """Have the hub's client keep its downloads in `folder`: `datasets` does not tell it of its own cache_dir."""
+    from huggingface_hub import constants
+
+    usual, usual_xet = constants.HF_HUB_CACHE, os.environ.get("HF_XET_CACHE")
+    constants.HF_HUB_CACHE = str(folder)
+    # Xet, which transfers large files, asks the environment when it starts.
+    os.environ["HF_XET_CACHE"] = str(folder.absolute() / "xet")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = usual
+        os.environ.pop("HF_XET_CACHE")
+        if usual_xet is not None:
+            os.environ["HF_XET_CACHE"] = usual_xet
+
+
+def hub_splits(source: str, found: list[str], wanted: Mapping[Split, str]) -> dict[Split, str]:
+    """What the dataset calls each split that is to be taken from it; none is taken twice."""
+    for split, name in wanted.items():
+        if name not in found:
+            raise LofitError(f"fetch_data.splits.{split}: got {name!r}; expected {', '.join(found)}, as in {source}")
+    if len(set(wanted.values())) < len(wanted):
+        raise LofitError(f"fetch_data.splits: got {dict(wanted)}; expected another name for each split")
+    usual = {split: name for split, name in HUB_SPLITS.items() if name in found and name not in wanted.values()}
+    taken = {**usual, **wanted}
+    if "train" not in taken:
+        raise LofitError(f"fetch_data.splits: {source} has no split 'train'; expected train: {' or '.join(found)}")
+    return taken
+
+
+def lines(place: str, rows: Iterable[dict]) -> str:
+    """Rows as JSON lines; dates and decimals, which JSON lacks, become text."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, date | time):
+            return value.isoformat()
+        if isinstance(value, timedelta | Decimal):
+            return str(value)
+        raise TypeError(f"a {type(value).__name__}")
+
+    written = []
+    for number, row in enumerate(rows, 1):
+        try:
+            written.append(json.dumps(row, ensure_ascii=False, default=text) + "\n")
+        except TypeError as error:
+            raise LofitError(f"{place}, row {number}: got {error}; expected texts, numbers and lists of them") from None
+    return "".join(written)
+
+
+def quieten() -> None:
+    """Silence what the libraries log about every retry and fault; the one line that counts is ours."""
+    for name in ("datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, without the example of Python code that `datasets` may add."""
+    from datasets.exceptions import DatasetGenerationError
+
+    # This one only says that there is another.
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    return " ".join(str(cause or error).split("\nExample of usage")[0].split())

@@ -1,0 +1,182 @@
+"""The training loop: an adapter is trained, the model stays as it is."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+
+from lofit.adapters.base import Adapter
+from lofit.errors import LofitError
+from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.prefix import KeptPrefix, PrefixBudget, keep_prefix
+from lofit.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from lofit.training.examples import Example, mean_over, rows_of
+from lofit.training.loss import task_loss
+from lofit.training.settings import Runtime, TrainingSettings
+
+Penalty = Callable[[], Tensor]
+"""What is added to the task's loss in each step, such as an L1 term."""
+
+
+@dataclass
+class Progress:
+    """What a run of training tells of itself."""
+
+    name: str = ""
+    """What its progress bar and its messages are called; by default, what the step is called."""
+
+    on_step: Callable[[dict], None] = lambda row: None
+    """Called with each step's row, also with those of a run that is resumed."""
+
+    history: list[dict] = field(default_factory=list)
+    """One row per step: step, epoch, loss, penalty, lr."""
+
+    val_loss: float | None = None
+    """The task's loss on the validation records, where there are any."""
+
+
+def parts(batch: Sequence[Example], size: int | None, accelerator: Accelerator) -> Iterator[Sequence[Example]]:
+    """This process's share of a batch, `size` examples at a time."""
+    share = batch[accelerator.process_index :: accelerator.num_processes]
+    size = size or len(batch)
+    for first in range(0, len(share), size):
+        yield share[first : first + size]
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch, a function of seed and epoch alone, so that a resumed run meets the same batches."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def train(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    pad_id: int,
+    layout: HeadLayout | None = None,
+    penalty: Penalty | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008
+    accelerator: Accelerator | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    title: str = "train",
+) -> list[dict]:
+    """Train the parameters of `adapter` in place; returns one row per step: step, epoch, loss, penalty, lr.
+
+    AdamW without weight decay, linear decay to zero without warm-up, gradients clipped to norm 1 (LoFiT appendix C.1;
+    weight decay as in the published code). `loss` is the task's own, `penalty` what was added to it.
+
+    The processes of `accelerator` divide every batch among themselves and add up their gradients, so that the result
+    does not depend on how many there are.
+
+    Raises:
+        LofitError: the loss or a parameter is no longer finite.
+    """
+    accelerator = accelerator or Accelerator(cpu=model.device.type == "cpu")
+    checkpoint = checkpoint or Checkpoint(None)
+    progress = progress or Progress()
+    layout = layout or head_layout(model)
+    parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": parameters, "initial_lr": settings.lr}], lr=settings.lr, weight_decay=0.0)
+    steps_per_epoch = -(-len(examples) // settings.batch_size)
+    total = settings.epochs * steps_per_epoch
+    history = progress.history
+    history.clear()
+    done = 0
+    if (unfinished := checkpoint.load()) is not None:
+        done, tensors, rows = unfinished
+        tqdm.write(f"{title}: resuming at step {done} of {total}")
+        adapter.load_state_dict({name: tensors[f"adapter.{name}"] for name in adapter.state_dict()})
+        load_optimizer_tensors(optimizer, tensors)
+        history += rows
+        for row in rows:
+            progress.on_step(row)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, total, last_epoch=done - 1)
+
+    kept = None
+    if runtime.keep_prefix and adapter.lowest_layer and total - done > steps_per_epoch:
+        kept = keep_prefix(
+            model,
+            layout,
+            adapter.lowest_layer,
+            rows_of(examples),
+            pad_id=pad_id,
+            batch_size=runtime.micro_batch_size or settings.batch_size,
+            budget=PrefixBudget(runtime.prefix_memory_gb, runtime.scratch),
+            name=title,
+        )
+    bar = tqdm(total=total, initial=done, desc=title, unit="step")
+    with adapter.attach(model, layout), bar:
+        for step in range(done, total):
+            epoch, at = divmod(step, steps_per_epoch)
+            if step == done or at == 0:
+                order = shuffled(len(examples), seed=seed, epoch=epoch)
+            batch = [examples[i] for i in order[at * settings.batch_size : (at + 1) * settings.batch_size]]
+            adapter.begin_step(step)
+            loss, added = gradients(
+                model,
+                adapter,
+                batch,
+                pad_id=pad_id,
+                beta=settings.beta,
+                micro_batch_size=runtime.micro_batch_size,
+                accelerator=accelerator,
+                penalty=penalty,
+                kept=kept,
+            )
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            lr = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            row = {"step": step + 1, "epoch": epoch + 1, "loss": loss, "penalty": added, "lr": lr}
+            if not math.isfinite(row["loss"] + row["penalty"]):
+                raise LofitError(f"{title}: the loss is {row['loss']} at step {step + 1}; lower lr, {settings.lr}")
+            history.append(row)
+            progress.on_step(row)
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            if accelerator.is_main_process and (step + 1 == total or checkpoint.due()):
+                state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
+                checkpoint.save(step + 1, {**state, **optimizer_tensors(optimizer)}, history)
+    # Squares must stay finite too: heads are ranked by norms.
+    if not all(parameter.square().sum().isfinite() for parameter in parameters):
+        raise LofitError(f"{title}: parameters have grown beyond all bounds; lower lr, {settings.lr}")
+    return history
+
+
+def gradients(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    batch: Sequence[Example],
+    *,
+    pad_id: int,
+    beta: float,
+    micro_batch_size: int | None = None,
+    accelerator: Accelerator,
+    penalty: Penalty | None = None,
+    kept: KeptPrefix | None = None,
+) -> tuple[float, float]:
+    """Give the parameters of `adapter` their gradients on a batch, over all processes; returns loss and penalty."""
+    whole = mean_over(batch)
+    added = penalty() if penalty else torch.zeros(())
+    if accelerator.is_main_process and added.requires_grad:
+        accelerator.backward(added)
+    total = 0.0
+    for part in parts(batch, micro_batch_size, accelerator):
+        loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept, adapter=adapter) * (mean_over(part) / whole)
+        accelerator.backward(loss)
+        total += loss.item()
+    for parameter in (parameter for parameter in adapter.parameters() if parameter.requires_grad):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = accelerator.reduce(gradient, "sum")
+    return accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum").item(), added.item()

@@ -1,0 +1,113 @@
+"""Subject: what a ranking or a method gets to work with."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lofit.adapters.base import Adapter
+from lofit.models.runtime import activation_checkpointing
+from lofit.models.tokens import padding_id
+from lofit.tasks.record import Objective, Record
+from lofit.training import loop
+from lofit.training.case import Case
+from lofit.training.checkpoint import Checkpoint, fingerprint
+from lofit.training.examples import prepare
+from lofit.training.loss import mean_loss
+from lofit.training.reference import Pairs, pair_logprobs
+from lofit.training.settings import Runtime, TrainingSettings
+
+
+@dataclass(kw_only=True)
+class Subject(Case):
+    """A frozen model and the records of one fold, and how to train on them."""
+
+    model: PreTrainedModel
+
+    tokenizer: PreTrainedTokenizerBase
+
+    records: list[Record]
+    """What to train on."""
+
+    val: list[Record] = field(default_factory=list)
+    """Held-out records, whose loss is computed after training; may be empty."""
+
+    objective: Objective = Objective("cross_entropy")  # noqa: RUF009
+
+    references: tuple[Pairs, Pairs] | None = None
+    """DPO's reference for `records` and for `val`, where it has been computed before."""
+
+    runtime: Runtime = Runtime()  # noqa: RUF009
+
+    checkpoint: Path | None = None
+    """Folder that training resumes from."""
+
+    progress: loop.Progress = field(default_factory=loop.Progress)
+
+    title: str = "train"
+    """What the progress bar and the messages of training are called, where `progress` has no name for it."""
+
+    def train(self, adapter: Adapter, settings: TrainingSettings, *, penalty: loop.Penalty | None = None) -> list[dict]:
+        """Train the parameters of `adapter` on the records; returns one row per step (see `lofit.training.loop`).
+
+        Raises:
+            LofitError: a record is too long or cannot be tokenised, or training diverges.
+        """
+        model, tokenizer = self.model, self.tokenizer
+        adapter.to(model.device)
+        references = self.references if self.objective.kind == "dpo" else None
+        if self.objective.kind == "dpo" and references is None:
+            references = self._score_pairs(adapter)
+        splits = [
+            prepare(
+                tokenizer,
+                records,
+                self.objective,
+                max_length=settings.max_length,
+                references=references[index] if references else None,
+            )
+            for index, records in enumerate((self.records, self.val))
+        ]
+        start = adapter.state_dict().values()
+        inputs = fingerprint(settings.model_dump(), self.seed, str(model.dtype), *start, *map(repr, splits))
+        pad_id = padding_id(tokenizer)
+        with activation_checkpointing(model) if self.runtime.gradient_checkpointing else nullcontext():
+            rows = loop.train(
+                model,
+                adapter,
+                splits[0],
+                settings,
+                seed=self.seed,
+                pad_id=pad_id,
+                layout=self.layout,
+                penalty=penalty,
+                runtime=self.runtime,
+                accelerator=Accelerator(cpu=model.device.type == "cpu"),
+                checkpoint=Checkpoint(self.checkpoint, inputs=inputs),
+                progress=self.progress,
+                title=self.progress.name or self.title,
+            )
+        if splits[1]:
+            batch_size = self.runtime.micro_batch_size or settings.batch_size
+            self.progress.val_loss = mean_loss(
+                model,
+                adapter,
+                splits[1],
+                layout=self.layout,
+                pad_id=pad_id,
+                beta=settings.beta,
+                batch_size=batch_size,
+            )
+        return rows
+
+    def _score_pairs(self, adapter: Adapter) -> tuple[Pairs, Pairs]:
+        """DPO's reference, under the model as it is or with the adapter as it is before training."""
+        initial = self.objective.reference == "initial"
+        reading = adapter.reader if initial else None
+        with adapter.attach(self.model, self.layout) if initial else nullcontext():
+            return (
+                pair_logprobs(self.model, self.tokenizer, self.records, self.objective, reading=reading),
+                pair_logprobs(self.model, self.tokenizer, self.val, self.objective, reading=reading),
+            )

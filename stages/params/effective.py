@@ -1,0 +1,112 @@
+"""The settings that a row sees on a task: the task's blocks with the row's overrides, and every default filled in."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from lofit import methods, rankings
+from lofit.errors import LofitError
+from lofit.settings import Settings, faults_in
+from stages.params.schema import Evaluate, Params, SelectHeads
+
+FIT_ARGUMENTS = ("k", "ranking", "ranking_settings", "scale_settings")
+"""Keys of a baseline's block `fit` that are no settings of the method, but arguments of `lofit.fit`."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which heads a row tunes on a task."""
+
+    k: int
+
+    ranking: str
+
+    settings: Settings
+    """Those of the ranking."""
+
+    page: ModuleType
+    """The ranking's page."""
+
+    @property
+    def draws(self) -> int:
+        return getattr(self.settings, "draws", 1)
+
+
+def block_key(params: Params, task: str, row: str, block: str, key: str) -> str:
+    """Where in params.yaml a key stands that a row listens to on a task."""
+    overrides = getattr(params.methods[row], block) or {}
+    return f"methods.{row}.{block}.{key}" if key in overrides else f"tasks.{task}.{block}.{key}"
+
+
+def merged(params: Params, task: str, row: str, block: str) -> dict[str, Any]:
+    """A task's block as plain values, with what the row overrides in it."""
+    base = getattr(params.tasks[task], block)
+    return {**(base.model_dump(exclude_unset=True) if base else {}), **(getattr(params.methods[row], block) or {})}
+
+
+def selection(params: Params, task: str, row: str) -> Selection:
+    """The heads that a row of LoFiT tunes.
+
+    Raises:
+        LofitError: one line per fault.
+    """
+    overrides = params.methods[row].select_heads or {}
+    values = merged(params, task, row, "select_heads")
+    if "ranking" in overrides:
+        # Another ranking does not have the settings of the task's own.
+        values = {"k": values.get("k"), **overrides}
+    block = validated(SelectHeads, values, params, task, row, "select_heads")
+    key = block_key(params, task, row, "select_heads", "ranking")
+    if block.ranking not in rankings.names():
+        raise LofitError(f"{key}: got {block.ranking!r}; expected {', '.join(rankings.names())}")
+    page = rankings.find(block.ranking)
+    settings = validated(page.Settings, block.settings, params, task, row, "select_heads", also=("k", "ranking"))
+    return Selection(block.k, block.ranking, settings, page)
+
+
+def tune_bias(params: Params, task: str, row: str) -> Settings:
+    """The settings of step 2."""
+    page = methods.find("lofit")
+    return validated(page.Settings, merged(params, task, row, "tune_bias"), params, task, row, "tune_bias")
+
+
+def evaluate(params: Params, task: str, row: str) -> Evaluate:
+    """How a row is scored on a task."""
+    return validated(Evaluate, merged(params, task, row, "evaluate"), params, task, row, "evaluate")
+
+
+def fit(params: Params, task: str, row: str) -> tuple[Settings, dict[str, Any]]:
+    """A baseline's settings on a task, and the other arguments of `lofit.fit`."""
+    block = params.methods[row]
+    values = {**(block.fit or {}), **block.tasks.get(task, {})}
+    page = methods.find(block.kind)
+    arguments = {key: values.pop(key) for key in FIT_ARGUMENTS if key in values}
+    return validated(page.Settings, values, params, task, row, "fit", also=FIT_ARGUMENTS), arguments
+
+
+def validated(
+    kind: type[Settings],
+    values: dict[str, Any],
+    params: Params,
+    task: str,
+    row: str,
+    block: str,
+    *,
+    also: tuple[str, ...] = (),
+) -> Any:
+    """`values` as a `kind`; faults name the place in params.yaml. `also`: other keys of the block."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = [
+            fault.replace("; expected no key at all", "; expected " + ", ".join(also)) if also else fault
+            for fault in faults_in(error, kind)
+        ]
+    lines = []
+    for fault in faults:
+        key = fault.split(":")[0].split(".")[0]
+        place = f"methods.{row}.fit" if block == "fit" else block_key(params, task, row, block, key).rpartition(".")[0]
+        lines.append(f"{place}.{fault}")
+    raise LofitError("\n".join(lines))

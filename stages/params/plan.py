@@ -1,0 +1,122 @@
+"""The plan: for each stage, what decides its result and DVC cannot see by itself.
+
+The stage check writes one small file for each cell of each stage, on which that stage depends. It holds the effective
+settings, with every default filled in, and a hash of the code (see `stages.params.code`). So an edit of a page, of a
+default or of one row's block reruns the cells that it reaches and no others.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lofit import methods, rankings
+from lofit.storage.files import read_json, write_json
+from stages import paths
+from stages.params import effective
+from stages.params.code import code_hash
+from stages.params.schema import Params
+
+Plan = dict[str, Any]
+"""What decides a cell's result, as plain values."""
+
+
+def plan_file(stage: str, task: str | None = None, row: str | None = None) -> Path:
+    """Where the plan of a cell is."""
+    folder = paths.PLAN / stage
+    return folder / task / f"{row}.json" if task and row else folder / f"{task or 'plan'}.json"
+
+
+def read_plan(stage: str, task: str | None = None, row: str | None = None) -> Plan:
+    """The plan of a cell, as the stage check wrote it."""
+    return read_json(plan_file(stage, task, row))
+
+
+def write_plans(params: Params) -> None:
+    """Write the plan of every cell that `params` asks for."""
+    for (stage, *cell), plan in plans(params):
+        write_json(plan_file(stage, *cell), plan)
+
+
+def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
+    """Each cell, as stage, task and row, with its plan."""
+    run, model = params.run, params.model
+    demo = model.name == "demo"
+    yield ("demo_model",), {"world": model.world if demo else None, "code": code_hash("stages.demo_model")}
+    settings = model.model_dump(exclude={"world"})
+    yield ("base_model",), {"settings": settings, "code": code_hash("stages.base_model")}
+    tasks = {
+        task: {"kind": block.kind, "folds": block.preprocess.folds, "split": block.evaluate.split}
+        for task, block in params.tasks.items()
+        if task in run.tasks
+    }
+    settings = {"model": model.name, "tasks": tasks, "seeds": run.seeds, "rows": run.rows, "lofit_rows": run.lofit_rows}
+    baseline = next((row for row in run.baselines if params.methods[row].kind == "none"), None)
+    # The cards of adapters are made here.
+    code = code_hash("stages.report", "lofit.adapters.card")
+    yield ("report",), {"settings": settings, "baseline": baseline, "code": code}
+    for task in run.tasks:
+        yield from task_plans(params, task)
+        for row in run.rows:
+            yield from row_plans(params, task, row)
+
+
+def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Plan]]:
+    """The cells of a task that all rows share."""
+    run, block = params.run, params.tasks[task]
+    page = f"lofit.tasks.{block.kind}"
+    fetched = block.fetch_data.model_dump()
+    yield ("fetch_data", task), {"kind": block.kind, "settings": fetched, "code": code_hash("stages.fetch_data")}
+    settings = block.preprocess.model_dump()
+    code = code_hash("stages.preprocess", page)
+    yield ("preprocess", task), {"kind": block.kind, "settings": settings, "code": code}
+    yield ("reference", task), {"code": code_hash("stages.reference")}
+    scales = block.train_scales.model_dump() if block.train_scales else {}
+    # Step 1 is for the rows whose heads come from it.
+    needed = bool(run.methods or run.transfers)
+    yield ("train_scales", task), {"needed": needed, "settings": scales, "code": code_hash("stages.train_scales")}
+
+
+def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, ...], Plan]]:
+    """The cells of a row on a task."""
+    folds = params.tasks[task].preprocess.folds
+    if row in params.run.baselines:
+        page = params.methods[row].kind
+        settings, arguments = effective.fit(params, task, row)
+        pages = [f"lofit.methods.{page}", *ranking_pages(methods.find(page).RANKING, arguments)]
+        yield (
+            ("fit_baseline", task, row),
+            {
+                "method": page,
+                "folds": folds,
+                "arguments": arguments,
+                "settings": settings.model_dump(mode="json"),
+                "code": code_hash("stages.fit_baseline", *pages),
+            },
+        )
+    else:
+        chosen = effective.selection(params, task, row)
+        yield (
+            ("select_heads", task, row),
+            {
+                "k": chosen.k,
+                "ranking": chosen.ranking,
+                "settings": chosen.settings.model_dump(mode="json"),
+                "folds": folds,
+                "code": code_hash("stages.select_heads", chosen.page.__name__),
+            },
+        )
+        settings = effective.tune_bias(params, task, row)
+        code = code_hash("stages.tune_bias")
+        yield ("tune_bias", task, row), {"settings": settings.model_dump(mode="json"), "code": code}
+    scoring = effective.evaluate(params, task, row).model_dump()
+    yield ("evaluate", task, row), {"settings": scoring, "code": code_hash("stages.evaluate")}
+
+
+def ranking_pages(default: str | None, arguments: dict[str, Any]) -> list[str]:
+    """The pages that rank a baseline's heads: none where the method selects none."""
+    if default is None:
+        return []
+    name = arguments.get("ranking") or default
+    # A ranking by scales trains step 1, whose page it need not import itself.
+    step_1 = ["lofit.rankings.scale_norm"] if rankings.find(name).SCALES else []
+    return [f"lofit.rankings.{name}", *step_1]

@@ -1,0 +1,147 @@
+"""Presets: small files that list only what differs from params.yaml, written into it on request."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from lofit import config
+from lofit.errors import LofitError
+from lofit.storage.files import write_whole
+
+SLOT = {CommentedMap: 2, CommentedSeq: 0}
+"""Where ruamel keeps the comment behind a value, in its entry for the value's key."""
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file of the preset called `name`: a path, or the name of one in `folder`.
+
+    Raises:
+        LofitError: there is none.
+    """
+    for file in (Path(name), folder / f"{name}.yaml"):
+        if file.is_file():
+            return file
+    raise LofitError(f"preset: got {name!r}; expected {', '.join([*descriptions(folder), 'or a file'])}")
+
+
+def descriptions(folder: Path) -> dict[str, str]:
+    """The presets in `folder` by name, each with the first comment line of its file.
+
+    Raises:
+        LofitError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise LofitError(f"{folder}: no such folder; expected the folder of presets; run from the project's root")
+    lines = {file.stem: file.read_text(encoding="utf-8").splitlines() for file in sorted(folder.glob("*.yaml"))}
+    return {
+        name: next((line.lstrip("# ") for line in text if line.startswith("#")), "") for name, text in lines.items()
+    }
+
+
+def apply(params: Path, preset: Path) -> list[str]:
+    """Merge `preset` into `params`, comments kept, and say what has changed, as `key: old -> new`.
+
+    Blocks are merged key by key; anything else is replaced, lists as a whole; keys that `params` lacks are added.
+    Nothing is written where the result would not be valid.
+
+    Raises:
+        LofitError: one of the files is missing or faulty, or what they make together is.
+    """
+    config.load(params)
+    yaml = round_trip()
+    merged = parse(yaml, params)
+    old = leaves(merged)
+    merge(merged, parse(yaml, preset))
+    text = StringIO()
+    yaml.dump(merged, text)
+    config.validate(config.parse(text.getvalue()), name=f"{params} with {preset}")
+    new = leaves(merged)
+    changed = [key for key in new if key not in old or old[key] != new[key]]
+    if changed:
+        write_whole(params, text.getvalue())
+    return [f"{key}: {shown(old[key]) if key in old else '(unset)'} -> {shown(new[key])}" for key in changed]
+
+
+def round_trip() -> YAML:
+    """Reads and writes YAML in the style of params.yaml, comments and all."""
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    # The default writes nothing at all.
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def parse(yaml: YAML, file: Path) -> CommentedMap:
+    """The block of keys that a YAML file holds."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LofitError(f"{file}: {error.strerror}; expected a file") from None
+    except UnicodeDecodeError as error:
+        raise LofitError(f"{file}: byte {error.start} is not UTF-8") from None
+    except YAMLError as error:
+        raise LofitError(f"{file}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, CommentedMap):
+        raise LofitError(f"{file}: got {content!r}; expected a block of keys, those of params.yaml that differ")
+    return content
+
+
+def merge(block: CommentedMap, changes: CommentedMap) -> None:
+    """Put `changes` into `block`, key by key."""
+    tail = take_comment(block)
+    for key, value in changes.items():
+        old = block.get(key)
+        if isinstance(value, CommentedMap) and isinstance(old, CommentedMap):
+            merge(old, value)
+        else:
+            between = take_comment(old)
+            if isinstance(value, CommentedMap | CommentedSeq) and value:
+                value.fa.set_block_style()
+            block[key] = value
+            put_comment(value, between)
+    put_comment(block, tail)
+
+
+def last_entry(node: Any) -> tuple[Any, Any] | None:
+    """The innermost block or list that `node` ends with and the key of its last value; None for one on a line."""
+    if not isinstance(node, CommentedMap | CommentedSeq) or not node or node.fa.flow_style():
+        return None
+    key = len(node) - 1 if isinstance(node, CommentedSeq) else next(reversed(node))
+    return last_entry(node[key]) or (node, key)
+
+
+def take_comment(node: Any) -> Any:
+    """Take off what follows `node`: ruamel hangs it on the last value inside, the next block's heading comment too."""
+    if (place := last_entry(node)) is None:
+        return None
+    entry = place[0].ca.items.pop(place[1], None)
+    return entry and entry[SLOT[type(place[0])]]
+
+
+def put_comment(node: Any, comment: Any) -> None:
+    """Hang a comment after `node` again."""
+    if comment is not None and (place := last_entry(node)) is not None:
+        entry = [None, None, None, None]
+        entry[SLOT[type(place[0])]] = comment
+        place[0].ca.items[place[1]] = entry
+
+
+def leaves(block: dict, prefix: str = "") -> dict[str, Any]:
+    """All values that are no blocks, by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in block.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

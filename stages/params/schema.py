@@ -1,0 +1,159 @@
+"""The blocks of params.yaml, typed.
+
+What belongs to a method, a ranking or a task has its `Settings` on that page of the library; the rest stands here. A
+key that is left out has its default; the stage check writes all of them down for DVC (see `stages.params.plan`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from lofit.methods import lofit
+from lofit.rankings.scale_norm import ScaleSettings
+from lofit.settings import Count, Name, Seed, Settings, Text
+from lofit.tasks.record import Options
+
+GROUPS = ("baselines", "methods", "controls", "transfers")
+"""The lists of rows in `run`, in the order in which the report shows them."""
+
+
+class Run(Settings):
+    """What `dvc repro` computes: every task, with every seed, by every row.
+
+    The four lists of rows say what a row waits for, which DVC has to know before anything runs.
+    """
+
+    name: Name = "demo"
+    """Results go to metrics/<name> and reports/<name>."""
+
+    tasks: Annotated[list[Name], Field(min_length=1)]
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    baselines: list[Name]
+    """Rows that are no LoFiT: they wait for data and model only."""
+
+    methods: list[Name]
+    """Rows of LoFiT at heads that step 1 has chosen."""
+
+    controls: list[Name]
+    """Rows of LoFiT at heads chosen without step 1, such as random ones."""
+
+    transfers: list[Name]
+    """Rows of LoFiT at heads that step 1 has chosen on another task."""
+
+    @property
+    def rows(self) -> list[str]:
+        """All rows, in the order in which the report shows them."""
+        return [*self.baselines, *self.methods, *self.controls, *self.transfers]
+
+    @property
+    def lofit_rows(self) -> list[str]:
+        """The rows that tune offsets of heads."""
+        return [*self.methods, *self.controls, *self.transfers]
+
+
+class Model(Settings):
+    """The model to adapt."""
+
+    name: Text
+    """`demo`, a folder, or a Hugging Face id."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null for its main branch."""
+
+    dtype: Literal["float32", "bfloat16", "float16"]
+
+    quantization: Literal["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_8bit", "torchao_4bit"] | None = None
+    """How the weights are quantised while they are loaded; null for not at all."""
+
+    projection: Text | None = None
+    """Name of the attention output projection in a layer, where it is not found by itself."""
+
+    world: Seed = 0
+    """Which generated world the demo model learns."""
+
+
+class FetchData(Settings):
+    """Where a task's published files come from."""
+
+    source: Text
+    """`demo` for the generated files, `public` to download the published ones, or a folder. For kind jsonl: a file, a
+    folder of split files, or the id of a dataset on the Hugging Face hub."""
+
+    revision: str | None = None
+    """Kind jsonl: branch, tag or commit of the hub dataset."""
+
+    subset: str | None = None
+    """Kind jsonl: which configuration of the hub dataset."""
+
+    splits: dict[Literal["train", "val", "test"], Text] = Field(default_factory=dict)
+    """Kind jsonl: what the hub dataset calls our splits, where that is not train, validation and test."""
+
+
+class SelectHeads(Settings):
+    """Between the steps: which heads to tune. Other keys are the ranking's own settings."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    k: Count
+    """How many."""
+
+    ranking: Name = "scale_norm"
+    """A page of lofit/rankings."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the ranking."""
+        return dict(self.model_extra or {})
+
+
+class Evaluate(Settings):
+    """How the tuned model is scored."""
+
+    split: Literal["val", "test"]
+
+    batch_size: Count
+
+    max_new_tokens: Count = 16
+    """Length of a generated answer, in tokens."""
+
+
+class Task(Settings):
+    """A task, a block for each stage."""
+
+    kind: Name
+    """A page of lofit/tasks: a published task, or `jsonl` for one's own. Two tasks may share one."""
+
+    fetch_data: FetchData
+    preprocess: Options
+    train_scales: ScaleSettings | None = None
+    select_heads: SelectHeads | None = None
+    tune_bias: lofit.Settings | None = None
+    evaluate: Evaluate
+
+
+class Row(Settings):
+    """One row of the table. Its blocks override single keys of the task's blocks of the same name."""
+
+    kind: Name
+    """A page of lofit/methods."""
+
+    fit: dict[str, Any] | None = None
+    """Baselines: the method's settings, and k, heads and ranking as in `lofit.fit`."""
+
+    tasks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """Baselines: what differs from `fit` on some tasks."""
+
+    select_heads: dict[str, Any] | None = None
+    tune_bias: dict[str, Any] | None = None
+    evaluate: dict[str, Any] | None = None
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    run: Run
+    model: Model
+    methods: dict[Name, Row]
+    tasks: dict[Name, Task]

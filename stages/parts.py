@@ -1,0 +1,181 @@
+"""What the stages that fit share: each part of a cell, a draw of heads and a fold of data, is fitted by itself."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lofit.adapters.base import Adapter
+from lofit.adapters.provenance import Provenance
+from lofit.errors import LofitError
+from lofit.fitting.context import Context
+from lofit.models import base as base_models
+from lofit.models.layout import HeadLayout
+from lofit.models.runtime import be_deterministic, pick_device
+from lofit.storage.files import read_json, write_json
+from lofit.storage.history import write_history
+from lofit.storage.tables import Part
+from lofit.tasks.record import TUNING_SPLITS, by_fold, read_objective, read_records
+from lofit.training.loop import Progress
+from lofit.training.reference import read_references
+from stages import paths
+from stages.checkpoints import checkpoint_folder, drop_stale
+from stages.command import is_first_process
+from stages.params.plan import Plan
+from stages.runtime import read_runtime
+from stages.tracking import Tracker, flatten
+
+
+class Parts:
+    """The parts of one cell: their data, the model, and what their training tells.
+
+    Iterate over it for the arguments of each part's fit, then `write`.
+
+    Args:
+        stage: the stage's name.
+        cell: task and seed, and the row where there is one.
+        inputs: what decides the result of a part besides data, model and plan, such as its heads.
+    """
+
+    def __init__(
+        self, stage: str, cell: tuple[str, int, *tuple[str, ...]], plan: Plan, inputs: dict[Part, Any], run: Tracker
+    ) -> None:
+        self.stage, self.cell, self.plan, self.inputs, self.run = stage, cell, plan, inputs, run
+        task, self.seed, *row = cell
+        self.name = "/".join(map(str, (stage, task, *row, self.seed)))
+        self.base = base_models.BaseModel.from_json(read_json(paths.BASE_MODEL))
+        data, file = paths.data_folder(task), paths.reference_file(task)
+        self.objective = read_objective(data)
+        splits = {split: read_records(data, split) for split in TUNING_SPLITS}
+        self.records = {split: by_fold(rows) for split, rows in splits.items()}
+        self.references = read_references(file, splits) if self.objective.shares_reference else None
+        shared = (plan, self.base.to_json(), *(data / f"{split}.jsonl" for split in TUNING_SPLITS), file, self.seed)
+        key = "-".join(map(str, (stage, *cell)))
+        self.checkpoints = {part: checkpoint_folder(key, *shared, part, wanted) for part, wanted in inputs.items()}
+        drop_stale(key, list(self.checkpoints.values()))
+        self.progress = {part: Progress(on_step=self._log_step) for part in inputs}
+        self._steps = 0
+
+    def __iter__(self) -> Iterator[tuple[Part, tuple, dict[str, Any]]]:
+        """For each part: what it is, and the positional and other arguments of its fit."""
+        runtime = read_runtime()
+        be_deterministic()
+        if runtime.device_map and runtime.processes > 1:
+            raise LofitError(f"device_map: got {runtime.device_map!r}; expected null with several processes")
+        device = process_device(runtime.processes, runtime.device)
+        self.run.params(
+            {
+                "base_model": self.base.name,
+                "revision": self.base.revision,
+                **flatten({self.stage: self.plan["settings"]}),
+            }
+        )
+        model, tokenizer = base_models.load(self.base, device=device, device_map=runtime.device_map)
+        names = paths.part_names(list(self.inputs))
+        for part in self.inputs:
+            draw, fold = part
+            self.progress[part].name = self.name if len(names) == 1 else f"{self.name}, {names[part]}"
+            references = self.references
+            context = Context(
+                layout=self.base.layout,
+                objective=self.objective,
+                references=(references["train"][fold], references["val"][fold]) if references else None,
+                task=self.cell[0],
+                draw=draw,
+                runtime=runtime.for_training(),
+                progress=self.progress[part],
+            )
+            yield (
+                part,
+                (model, tokenizer, self.records["train"][fold]),
+                {
+                    "seed": self.seed,
+                    "val": self.records["val"][fold],
+                    "checkpoint": self.checkpoints[part],
+                    "context": context,
+                },
+            )
+            self._steps += len(self.progress[part].history)
+
+    def write(self, parameters: dict[Part, int], metrics: Path, curve: Path) -> None:
+        """Write metrics and curve of the whole cell, and drop its checkpoints; the trained parameters are by part."""
+        figures = [summarise(progress, parameters[part]) for part, progress in self.progress.items()]
+        rows, done = [], 0
+        for (draw, fold), progress in self.progress.items():
+            rows += [{**row, "draw": draw, "fold": fold, "step": done + row["step"]} for row in progress.history]
+            done += len(progress.history)
+        total = over_parts(figures)
+        if total["steps"]:
+            self.run.metrics({"val_loss": total["val_loss"]}, step=done)
+        write_history(curve, rows)
+        write_json(metrics, total)
+        # Of several draws, finished ones are kept: one more draw finds them there and trains itself alone.
+        if len({draw for draw, _ in self.inputs}) == 1:
+            for folder in self.checkpoints.values():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _log_step(self, row: dict) -> None:
+        shown = {key: row[key] for key in ("loss", "penalty", "lr")}
+        self.run.metrics(shown, step=self._steps + row["step"])
+
+
+def process_device(processes: int, device: str) -> Any:
+    """Where this process's model goes: each of several processes has an accelerator of its own."""
+    found = pick_device(device)
+    if processes == 1 or found.type == "cpu":
+        return found
+    from accelerate import Accelerator
+
+    return Accelerator().device
+
+
+def summarise(progress: Progress, parameters: int) -> dict[str, float]:
+    """The figures of a finished part: losses are means over the last epoch, and over the validation split."""
+    history = progress.history
+    if not history:
+        return {"steps": 0, "trained_parameters": parameters}
+    last = [row["loss"] for row in history if row["epoch"] == history[-1]["epoch"]]
+    return {
+        "steps": len(history),
+        "trained_parameters": parameters,
+        "train_loss": sum(last) / len(last),
+        "val_loss": progress.val_loss if progress.val_loss is not None else float("nan"),
+    }
+
+
+def over_parts(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Steps of all parts together; losses and parameters as means over parts."""
+    means = {name: sum(part[name] for part in figures) / len(figures) for name in figures[0]}
+    losses = {name: round(means[name], 6) for name in ("train_loss", "val_loss") if name in means}
+    steps = sum(part["steps"] for part in figures)
+    return {"steps": steps, "trained_parameters": round(means["trained_parameters"]), **losses}
+
+
+def write_adapters(adapters: dict[Part, Adapter], task: str, seed: int, row: str, parameters: dict[str, Any]) -> None:
+    """Write each part's adapter into a folder of its own, and where it comes from."""
+    if not is_first_process():
+        return
+    base = read_json(paths.BASE_MODEL)
+    data = (paths.data_folder(task) / "train.jsonl").read_bytes()
+    for part, name in paths.part_names(list(adapters)).items():
+        draw, fold = part
+        training = {
+            **{"task": task, "method": row, "seed": seed, "fold": fold, "draw": draw},
+            "data_sha256": sha256(data).hexdigest(),
+            "parameters": parameters,
+        }
+        adapter: Any = adapters[part]
+        adapter.provenance = Provenance.of(
+            base["source"], base["revision"], HeadLayout.from_json(base["layout"]), training=training
+        )
+        adapter.save_pretrained(paths.adapter_folder(task, seed, row) / name, card=False)
+
+
+def trained_parameters(adapters: dict[Part, Adapter]) -> dict[Part, int]:
+    """How many numbers each adapter holds."""
+    return {part: count(adapter.parameters()) for part, adapter in adapters.items()}
+
+
+def count(parameters: Iterable[Any]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,160 @@
+"""Presets: what they write into params.yaml, and what they leave alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lofit import config, presets
+from lofit.errors import LofitError
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "presets").glob("*.yaml"))
+OF_THE_PAPER = {
+    # Step-1 learning rate and L1 weight, step-2 learning rate, K: the published training scripts.
+    "llama2-7b": {
+        "truthfulqa": (0.005, 0.0005, 0.01, 32),
+        "mquake": (0.005, 0.001, 0.01, 32),
+        "clutrr": (0.0005, 0.005, 0.01, 32),
+    },
+    "llama2-13b": {
+        "truthfulqa": (0.001, 0.001, 0.02, 48),
+        "mquake": (0.001, 0.001, 0.008, 48),
+        "clutrr": (0.001, 0.001, 0.01, 48),
+    },
+    "gemma-7b": {
+        "truthfulqa": (0.005, 0.0005, 0.02, 16),
+        "mquake": (0.005, 0.0005, 0.008, 16),
+        "clutrr": (0.0005, 0.005, 0.01, 16),
+    },
+}
+
+
+@pytest.fixture
+def params(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    return file
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def write(text):
+        (tmp_path / "preset.yaml").write_text(text)
+        return tmp_path / "preset.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_preset_changes_what_it_names_and_nothing_else(params, file):
+    text, before, wanted = params.read_text(), read(params), read(file)
+    changed = presets.apply(params, file)
+    assert read(params) == together(before, wanted)
+    assert comments(params.read_text()) == comments(text)
+    # Only what differs: every value of the preset is one that it changes.
+    assert [line.split(":")[0] for line in changed] == sorted(leaves(wanted), key=list(leaves(read(params))).index)
+    assert presets.apply(params, file) == []
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(params, file):
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert f"#   lofit preset {file.stem} && dvc repro" in head and len(head[0]) > 20
+    presets.apply(params, file)
+    made = config.load(params)
+    assert made.run.tasks == ["truthfulqa", "mquake", "clutrr"] and len(made.run.seeds) == 2
+    assert made.tasks["truthfulqa"].preprocess.folds == [0, 1]
+    assert {task.fetch_data.source for task in made.tasks.values()} == {"public"}
+    share = {
+        method: made.cell("mquake", method).select_heads.k / made.cell("mquake", "lofit_3pct").select_heads.k
+        for method in ("lofit_3pct", "lofit_10pct")
+    }
+    assert share["lofit_3pct"] == 1 and 3 <= share["lofit_10pct"] < 3.5
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_hyperparameters_are_the_papers(params, name):
+    presets.apply(params, ROOT / "presets" / f"{name}.yaml")
+    made = config.load(params)
+    for task, figures in OF_THE_PAPER[name].items():
+        cell = made.cell(task, "lofit_3pct")
+        assert (cell.train_scales.lr, cell.train_scales.l1, cell.tune_bias.lr, cell.select_heads.k) == figures
+        assert {cell.train_scales.epochs, cell.tune_bias.epochs} == {5}
+        assert {cell.train_scales.batch_size, cell.tune_bias.batch_size} == {8}
+        assert cell.preprocess.protocol == "lofit" and cell.tune_bias.beta == 0.5
+    assert made.tasks["clutrr"].preprocess.train_size == 300
+
+
+def test_comments_stay_above_what_they_speak_of(params, preset):
+    file = preset("run: {tasks: [mquake], methods: [base, wide]}\nmethods: {wide: {kind: lofit}}\nmodel: {world: 3}\n")
+    before = params.read_text()
+    presets.apply(params, file)
+    lines = params.read_text().splitlines()
+    assert comments("\n".join(lines)) == comments(before)
+    for number, line in enumerate(before.splitlines()):
+        if line.strip().startswith("#"):
+            below = before.splitlines()[number + 1].split(":")[0]
+            assert lines[lines.index(line) + 1].split(":")[0] == below
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("model: {dtype: float8}", "model.dtype: got 'float8'; expected 'float32'"),
+        ("modle: {dtype: float32}", "modle: unknown key; expected run, model"),
+        ("run: {methods: [nonesuch]}", "run.methods: got 'nonesuch'"),
+        ("tasks: {mquake: {tune_bias: {lr: 5e-4}}}", "met '5e-4'; expected a number"),
+        ("methods: {new: {}}", "methods.new.kind: missing"),
+        ("- model", r"met \['model'\]; expected a block of keys"),
+        ("", "met None; expected a block of keys"),
+        ("model: {name: a, name: b}", "found duplicate key"),
+        ("model: [", "preset.yaml: "),
+    ],
+)
+def test_faults_leave_the_file_alone(params, preset, text, fault):
+    before = params.read_bytes()
+    with pytest.raises(LofitError, match=fault):
+        presets.apply(params, preset(text))
+    assert params.read_bytes() == before
+    assert sorted(file.name for file in params.parent.iterdir()) == ["params.yaml", "preset.yaml"]
+
+
+def test_a_faulty_params_yaml_is_told_from_a_faulty_preset(params, preset):
+    params.write_text(params.read_text().replace("dtype: float32", "dtype: float31"))
+    with pytest.raises(LofitError, match=r"params\.yaml: model\.dtype: got 'float31'"):
+        presets.apply(params, preset("model: {dtype: float32}"))
+
+
+def test_presets_are_found_by_name_or_file_and_described_by_their_first_line(tmp_path):
+    (tmp_path / "small.yaml").write_text("# A small model.\n#\n# More.\nmodel: {}\n")
+    assert presets.descriptions(tmp_path) == {"small": "A small model."}
+    assert presets.find("small", tmp_path) == presets.find(str(tmp_path / "small.yaml"), tmp_path)
+    with pytest.raises(LofitError, match=r"^preset: got 'large'; expected small, or a file$"):
+        presets.find("large", tmp_path)
+    with pytest.raises(LofitError, match="no such folder"):
+        presets.descriptions(tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def read(file):
+    return yaml.safe_load(file.read_text())
+
+
+def together(base, changes):
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return base | {key: together(base.get(key), value) for key, value in changes.items()}
+
+
+def leaves(block, prefix=""):
+    found = {}
+    for key, value in block.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def comments(text):
+    return [line for line in text.splitlines() if line.strip().startswith("#")]
