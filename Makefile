@@ -14,16 +14,20 @@ repro: .venv/installed
 	dvc repro
 	@python -m stages.show
 
+# A worker for each core, with one thread of torch; what a group of tests shares is made once.
+PARALLEL := -n auto --dist loadgroup
+
 test: lint
-	pytest
+	pytest $(PARALLEL)
 
 quick: lint
-	pytest -m "not slow"
+	pytest $(PARALLEL) -m "not slow"
 
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
+	@lint-imports --no-cache --no-logo
 
 ui: .venv/installed
 	@python -m stages.show | tail -n 1

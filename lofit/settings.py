@@ -87,4 +87,7 @@ def siblings(place: tuple, root: Any, *, required: bool = False) -> list[str]:
     for part in place[:-1]:
         # A dict of named blocks (tasks, methods) or a list: any name or place leads to the same kind of block.
         block = get_args(block)[-1] if get_origin(block) in (dict, list) else block.model_fields[part].annotation
+        if type(None) in get_args(block):
+            # An optional block.
+            block = get_args(block)[0]
     return [name for name, field in block.model_fields.items() if field.is_required() or not required]

@@ -7,7 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
+from lofit.threads import share_processors
 from stages.paths import project_root
+
+share_processors()
 
 # matplotlib keeps a cache of fonts, by default in the home folder.
 os.environ.setdefault("MPLCONFIGDIR", str(project_root() / ".cache" / "matplotlib"))

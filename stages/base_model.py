@@ -7,7 +7,7 @@ from stages import paths
 from stages.command import Run, main
 from stages.params.heads import check_heads
 from stages.params.load import load
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 
 
 def base_model(run: Run) -> None:

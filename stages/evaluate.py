@@ -13,7 +13,7 @@ from lofit.tasks.record import by_fold, read_metric, read_records
 from stages import paths
 from stages.command import Method, Run, Seed, Task, main
 from stages.mlflow_row import log_cell, log_scores
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 from stages.runtime import read_runtime
 from stages.tracking import CELLS, track
 

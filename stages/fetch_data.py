@@ -7,7 +7,7 @@ from lofit.errors import LofitError
 from lofit.tasks import download, user_data
 from stages import paths
 from stages.command import Task, main
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 
 
 def fetch_data(task: Task) -> None:

@@ -13,7 +13,7 @@ from lofit.storage.history import read_history
 from lofit.storage.tables import Part, read_norms, read_ranking
 from lofit.tasks.record import SPLITS
 from stages import paths
-from stages.params.plan import plan_file, read_plan
+from stages.plan import plan_file, read_plan
 from stages.release import named, write_release
 from stages.tracking import Tracker, flatten, md5_of
 

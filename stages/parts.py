@@ -22,7 +22,7 @@ from lofit.training.reference import read_references
 from stages import paths
 from stages.checkpoints import checkpoint_folder, drop_stale
 from stages.command import is_first_process
-from stages.params.plan import Plan
+from stages.plan import Plan
 from stages.runtime import read_runtime
 from stages.tracking import Tracker, flatten
 

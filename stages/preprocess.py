@@ -5,7 +5,7 @@ from lofit.storage.files import write_json
 from lofit.tasks.record import Options
 from stages import paths
 from stages.command import Run, Task, main
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 
 
 def preprocess(task: Task, run: Run) -> None:

@@ -10,7 +10,7 @@ from lofit.storage.files import read_json, write_whole
 from lofit.storage.tables import read_norms, read_ranking, read_scores
 from stages import paths
 from stages.command import Run, main
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 from stages.release import write_release
 
 SUMMARY = """# Results

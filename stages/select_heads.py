@@ -13,7 +13,7 @@ from lofit.storage.tables import write_heads
 from lofit.training.case import Case
 from stages import paths
 from stages.command import Method, Seed, Task, main
-from stages.params.plan import read_plan
+from stages.plan import read_plan
 
 
 def select_heads(task: Task, seed: Seed, method: Method) -> None:

@@ -11,8 +11,8 @@ from lofit.storage.tables import write_norms
 from lofit.tasks.record import by_fold, read_records
 from stages import paths
 from stages.command import Run, Seed, Task, is_first_process, main
-from stages.params.plan import read_plan
 from stages.parts import Parts, trained_parameters
+from stages.plan import read_plan
 from stages.processes import share_work
 from stages.tracking import TRAINING, md5_of, track
 

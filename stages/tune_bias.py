@@ -5,8 +5,8 @@ from lofit.fitting.tune_bias import tune_bias as fit_offsets
 from lofit.storage.tables import read_ranking
 from stages import paths
 from stages.command import Method, Run, Seed, Task, is_first_process, main
-from stages.params.plan import read_plan
 from stages.parts import Parts, trained_parameters, write_adapters
+from stages.plan import read_plan
 from stages.processes import share_work
 from stages.tracking import TRAINING, md5_of, track
 

@@ -24,6 +24,7 @@ NEUTRAL = (
     "stages.checkpoints",
     # Validates what the plan holds.
     "stages.params",
+    "stages.plan",
     "lofit.errors",
     "lofit.pages",
     # Decides when work is saved, not what it leads to: a resumed run ends with the same bytes.

@@ -37,7 +37,7 @@ def validate(raw: Any, *, name: str = "params.yaml") -> Params:
     except ValidationError as error:
         faults += faults_in(error, Params)
     faults += names_in_run(raw)
-    if params is not None and not faults:
+    if params is not None:
         faults += cross_check(params)
     if faults or params is None:
         raise LofitError("\n".join(f"{name}: {fault}" for fault in dict.fromkeys(faults)))
@@ -114,16 +114,19 @@ def row_faults(name: str, params: Params) -> Iterator[str]:
 def run_faults(params: Params) -> Iterator[str]:
     """What is wrong with the cells that are to be computed: rows in the wrong list, blocks missing or faulty."""
     run = params.run
+    # Where no task is known, any shows what is wrong with the rows.
+    tasks = [task for task in dict.fromkeys(run.tasks) if task in params.tasks] or list(params.tasks)[:1]
+    rows = [row for row in dict.fromkeys(run.rows) if row in params.methods]
     if not run.rows:
         yield f"run: got no row; expected at least one in {', '.join(GROUPS)}"
-    for row in dict.fromkeys(row for row in run.rows if run.rows.count(row) > 1):
+    for row in (row for row in rows if run.rows.count(row) > 1):
         lists = [f"run.{group}" for group in GROUPS for listed in getattr(run, group) if listed == row]
         yield f"{lists[-1]}: got {row!r} twice; expected each once, in one list"
-    for task in run.tasks:
+    for task in tasks:
         for block in ("train_scales", *(("select_heads", "tune_bias") if run.lofit_rows else ())):
             if getattr(params.tasks[task], block) is None:
                 yield f"tasks.{task}.{block}: missing; expected a block, {{}} for its defaults"
-    for row in run.rows:
+    for row in rows:
         kind = params.methods[row].kind
         if kind not in methods.names():
             continue
@@ -137,7 +140,11 @@ def run_faults(params: Params) -> Iterator[str]:
         yield from (
             f"methods.{row}.{block}: missing; expected a block, {{}} where nothing differs" for block in missing
         )
-        for task in run.tasks:
+        others = {"fit", "tasks"} if lofit_row else {"select_heads", "tune_bias"}
+        for block in sorted(block for block in others if getattr(params.methods[row], block)):
+            place = "run.baselines" if not lofit_row else "the rows of LoFiT"
+            yield f"methods.{row}.{block}: got a block; expected none for {place}, where nothing reads it"
+        for task in tasks:
             yield from cell_faults(params, task, row)
 
 

@@ -6,29 +6,14 @@ default or of one row's block reruns the cells that it reaches and no others.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lofit import methods, rankings
-from lofit.storage.files import read_json, write_json
-from stages import paths
+from lofit.storage.files import write_json
 from stages.params import effective
 from stages.params.code import code_hash
 from stages.params.schema import Params
-
-Plan = dict[str, Any]
-"""What decides a cell's result, as plain values."""
-
-
-def plan_file(stage: str, task: str | None = None, row: str | None = None) -> Path:
-    """Where the plan of a cell is."""
-    folder = paths.PLAN / stage
-    return folder / task / f"{row}.json" if task and row else folder / f"{task or 'plan'}.json"
-
-
-def read_plan(stage: str, task: str | None = None, row: str | None = None) -> Plan:
-    """The plan of a cell, as the stage check wrote it."""
-    return read_json(plan_file(stage, task, row))
+from stages.plan import Plan, plan_file
 
 
 def write_plans(params: Params) -> None:

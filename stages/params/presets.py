@@ -9,9 +9,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from lofit import config
 from lofit.errors import LofitError
 from lofit.storage.files import write_whole
+from stages.params.load import load, validate
+from stages.params.yaml_file import parse_yaml
 
 SLOT = {CommentedMap: 2, CommentedSeq: 0}
 """Where ruamel keeps the comment behind a value, in its entry for the value's key."""
@@ -52,14 +53,14 @@ def apply(params: Path, preset: Path) -> list[str]:
     Raises:
         LofitError: one of the files is missing or faulty, or what they make together is.
     """
-    config.load(params)
+    load(params)
     yaml = round_trip()
     merged = parse(yaml, params)
     old = leaves(merged)
     merge(merged, parse(yaml, preset))
     text = StringIO()
     yaml.dump(merged, text)
-    config.validate(config.parse(text.getvalue()), name=f"{params} with {preset}")
+    validate(parse_yaml(text.getvalue()), name=f"{params} with {preset}")
     new = leaves(merged)
     changed = [key for key in new if key not in old or old[key] != new[key]]
     if changed:

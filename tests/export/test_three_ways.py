@@ -29,7 +29,8 @@ TEXTS = [Record(record.id, record.prompt, " on the mat") for record in CHOICES]
 @pytest.fixture
 def base(tmp_path, tokenizer):
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**{**SHAPE, "vocab_size": 320}, num_key_value_heads=2, initializer_range=0.2))
+    # The tokenizer, read back as that of a Qwen2, has tokens more.
+    model = Qwen2ForCausalLM(Qwen2Config(**{**SHAPE, "vocab_size": 512}, num_key_value_heads=2, initializer_range=0.2))
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return resolve(str(tmp_path / "base"), dtype="float32")

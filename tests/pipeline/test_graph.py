@@ -1,129 +1,233 @@
-"""dvc.yaml against the code: what a stage imports is what it depends on."""
+"""What decides each cell: the plan against edits of the code, and dvc.yaml against the plan."""
 
-import ast
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lofit.tasks.record import Judgement, Record, write_records
+from stages.params import code
+from stages.params.load import load, validate
+from stages.params.plan import plans
+from stages.plan import plan_file
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-# No dependencies: they start a stage, check its input, log it, read values that DVC tracks by itself, or move bytes.
-NEUTRAL = {
-    "lofit/__init__.py",
-    "lofit/blocks.py",
-    "lofit/checkpoint.py",
-    "lofit/config.py",
-    "lofit/errors.py",
-    "lofit/faults.py",
-    "lofit/figures.py",
-    "lofit/files.py",
-    "lofit/history.py",
-    "lofit/hub.py",
-    "lofit/mlflow_writer.py",
-    "lofit/tracking.py",
-    "stages/__init__.py",
-    "stages/workspace.py",
-}
-# Imported by a stage, but no part of its result.
-BESIDE = {
-    # What the id of a hub dataset looks like.
-    "check": {"lofit/tasks/__init__.py", "lofit/tasks/own.py", "lofit/tasks/record.py", "lofit/tasks/source.py"},
-    # The demo takes clutrr's prompt and nothing else from the tasks.
-    "base_model": {"lofit/tasks/__init__.py", "lofit/tasks/record.py", "lofit/tasks/source.py"},
-    # The names of the splits, and nothing of what becomes of them.
-    "fetch_data": {"lofit/tasks/__init__.py", "lofit/tasks/record.py"},
-    # Step 1 saves no adapter.
-    "train_scales": {"lofit/adapter_folder.py", "lofit/card.py", "lofit/provenance.py"},
-    # Read for the MLflow row alone.
-    "evaluate": {"lofit/selection.py"},
-}
-# What a stage's own product is made of, although it is neutral elsewhere.
-PRODUCT = {"check": {"lofit/blocks.py", "lofit/config.py", "lofit/faults.py"}, "report": {"lofit/figures.py"}}
+OTHER_PAGE = '"""Another method."""\n\nfrom lofit.methods.none import Settings, fit\n\nRANKING = None\n'
 
 
-def imports(file: str) -> set[str]:
-    """Project files that `file` imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the code and of params.yaml."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in ("lofit", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", folder)
+    return folder
+
+
+@pytest.fixture
+def affected(tree, monkeypatch):
+    """The stages whose plans an edit of a file changes; the edit is undone."""
+    monkeypatch.chdir(tree)
+
+    def read():
+        code.imports.cache_clear()
+        code.module_hash.cache_clear()
+        return dict(plans(load(Path("params.yaml"))))
+
+    def edit(file, change):
+        path, before = tree / file, read()
+        old = path.read_text() if path.exists() else None
+        new = change(old)
+        assert new != old
+        path.write_text(new)
+        try:
+            after = read()
+        finally:
+            path.write_text(old) if old is not None else path.unlink()
+        assert before.keys() == after.keys()
+        return {cell for cell in before if before[cell] != after[cell]}
+
+    return edit
+
+
+def stages_of(cells):
+    return {cell[0] for cell in cells}
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("lofit/training/loop.py", lambda text: f"# A comment.\n{text}\n# Another.\n"),
+        ("lofit/methods/lofit.py", lambda text: text.replace('"""LoFiT: ', '"""LoFiT, that is, ', 1)),
+        (
+            "lofit/training/loop.py",
+            lambda text: text.replace('    """Train the parameters', '    """Do train the parameters'),
+        ),
+        (
+            "lofit/models/tokens.py",
+            lambda text: text.replace("def padding_id(\n", "def padding_id(").replace("    ", "     "),
+        ),
+        ("lofit/methods/another.py", lambda _: OTHER_PAGE),
+        ("lofit/adapters/card.py", lambda text: text.replace("## How to use it", "## Use")),
+        ("stages/tracking.py", lambda text: text.replace("FLUSH_SECONDS = 1.0", "FLUSH_SECONDS = 2.0")),
+        ("stages/params/load.py", lambda text: text.replace("twice", "two times")),
+        ("lofit/errors.py", lambda text: text + "\nX = 1\n"),
+        ("lofit/export/merge.py", lambda text: text + "\nX = 1\n"),
+        ("lofit/cli/inspect.py", lambda text: text + "\nX = 1\n"),
+    ],
+)
+def test_what_decides_no_result_reruns_nothing_but_check_and_cards(affected, file, change):
+    assert stages_of(affected(file, change)) <= ({"report"} if "card" in file else set())
+
+
+def appended(text):
+    return text + "\nADDED = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("lofit/methods/lofit.py", {"tune_bias"}),
+        ("lofit/methods/none.py", {"fit_baseline"}),
+        ("lofit/rankings/random.py", {"select_heads"}),
+        ("lofit/rankings/scale_norm.py", {"train_scales", "select_heads"}),
+        ("lofit/tasks/mquake.py", {"preprocess"}),
+        ("lofit/tasks/clutrr.py", {"preprocess"}),
+        ("lofit/scoring/metrics.py", {"evaluate", "report"}),
+        ("lofit/report/table.py", {"report"}),
+        ("lofit/models/prefix.py", {"train_scales", "tune_bias", "fit_baseline", "select_heads"}),
+        ("lofit/models/generation.py", {"evaluate"}),
+        ("lofit/demo/corpus.py", {"demo_model"}),
+        ("stages/evaluate.py", {"evaluate"}),
+        ("stages/parts.py", {"train_scales", "tune_bias", "fit_baseline"}),
+    ],
+)
+def test_an_edit_of_code_reaches_the_stages_that_use_it(affected, file, stages):
+    cells = affected(file, appended)
+    assert stages_of(cells) == stages
+    rows = {cell[2] for cell in cells if len(cell) == 3}
+    if file == "lofit/rankings/random.py":
+        assert rows == {"random_heads"}
+    if file == "lofit/rankings/scale_norm.py":
+        assert rows == {"lofit"}
+    if file.startswith("lofit/tasks/"):
+        assert {cell[1] for cell in cells} == {Path(file).stem}
+
+
+def test_a_changed_number_or_text_in_the_code_counts(affected):
+    cells = affected("lofit/training/initial.py", lambda text: text.replace("INIT_STD = 0.001", "INIT_STD = 0.002"))
+    assert {"train_scales", "tune_bias"} <= stages_of(cells)
+    cells = affected("lofit/tasks/clutrr.py", lambda text: text.replace('"\\n", "."', '"\\n", "!"'))
+    assert stages_of(cells) == {"preprocess"}
+
+
+def test_a_field_of_settings_counts_by_its_effect_alone(affected):
+    """The default of a key that every row sets reaches nobody; that it reaches others is a test of the pipeline."""
+    assert (
+        affected("lofit/methods/lofit.py", lambda text: text.replace("lr: Positive = 0.1", "lr: Positive = 0.2"))
+        == set()
+    )
+
+
+def of_all_tasks(stage, row):
+    return {(stage, task, row) for task in ("truthfulqa", "mquake", "clutrr")}
+
+
+@pytest.fixture
+def effect():
+    """The cells whose plans a change of params.yaml changes."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+    def change(key, value):
+        before = dict(plans(validate(raw)))
+        *parents, last = key.split(".")
+        edited = yaml.safe_load(yaml.safe_dump(raw))
+        block = edited
+        for parent in parents:
+            block = block[parent]
+        block[last] = value
+        after = dict(plans(validate(edited)))
+        return {cell for cell in before | after if before.get(cell) != after.get(cell)}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cells"),
+    [
+        (
+            "methods.lofit.evaluate",
+            {"batch_size": 3},
+            {("evaluate", task, "lofit") for task in ("truthfulqa", "mquake", "clutrr")},
+        ),
+        (
+            "methods.lofit.tune_bias",
+            {"lr": 0.7},
+            {("tune_bias", task, "lofit") for task in ("truthfulqa", "mquake", "clutrr")},
+        ),
+        ("tasks.clutrr.tune_bias.lr", 0.7, {("tune_bias", "clutrr", row) for row in ("lofit", "random_heads")}),
+        ("tasks.clutrr.train_scales.l1", 0.7, {("train_scales", "clutrr")}),
+        ("tasks.clutrr.select_heads.k", 4, {("select_heads", "clutrr", row) for row in ("lofit", "random_heads")}),
+        ("tasks.clutrr.tune_bias.beta", 0.5, set()),
+        (
+            "methods.random_heads.select_heads",
+            {"ranking": "random", "draws": 10},
+            {("select_heads", task, "random_heads") for task in ("truthfulqa", "mquake", "clutrr")},
+        ),
+    ],
+)
+def test_a_key_reaches_the_cells_that_listen_to_it(effect, key, value, cells):
+    assert effect(key, value) == cells
+
+
+def test_every_cell_has_its_file_in_the_plan_and_every_stage_depends_on_one():
+    written = {cell[0] for cell in dict(plans(load(ROOT / "params.yaml")))}
+    for name, stage in STAGES.items():
+        if name == "check":
             continue
-        for name in names:
-            path = Path(*name.split("."))
-            candidates = (path.with_suffix(".py"), path / "__init__.py")
-            found |= {str(candidate) for candidate in candidates if (ROOT / candidate).is_file()}
-    return found
+        (dep,) = [dep for dep in stage["deps"] if dep.startswith("artifacts/plan/")]
+        module = stage["cmd"].split()[2].removeprefix("stages.")
+        planned = dep.split("/")[2]
+        assert planned == module and planned in written
+        assert dep == str(plan_file(planned, *dep.removesuffix(".json").split("/")[3:] if "{" in dep else ()))
 
 
-def needed(stage: str) -> set[str]:
-    product = PRODUCT.get(stage, set())
-    neutral = NEUTRAL - product | BESIDE.get(stage, set())
-    seen: set[str] = set()
-    todo = [f"stages/{stage}.py", *product]
-    while todo:
-        file = todo.pop()
-        if file not in seen and file not in neutral:
-            seen.add(file)
-            todo += imports(file)
-    return seen
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_code_a_stage_depends_on_is_listed(stage):
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("lofit", "stages"))}
-    missing = {file for file in needed(stage) if not any(file == dep or file.startswith(f"{dep}/") for dep in listed)}
-    assert not missing
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_depends_on_code_it_does_not_use(stage):
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("lofit", "stages"))}
-    assert listed <= needed(stage) | {"lofit/demo", "lofit/export", "lofit/tasks"}
-
-
-def test_every_path_in_a_command_is_a_module():
+def test_every_command_is_a_module():
     for stage in STAGES.values():
         module = stage["cmd"].split()[2]
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize(
-    "stage", ["check", "fetch_data", "preprocess", "reference", "select_heads", "tune_bias", "report"]
-)
-def test_cheap_stages_import_neither_torch_nor_mlflow(stage, run_python):
+def test_no_row_waits_for_a_step_of_another_method():
+    """`base` and random heads wait for nothing that step 1 makes."""
+    made_by_step_1 = {out.split("/${")[0] for out in STAGES["train_scales"]["outs"]}
+    for name in ("fit_baseline", "rank_heads", "evaluate_baseline", "tune_control"):
+        assert not [dep for dep in STAGES[name]["deps"] if dep.startswith(tuple(made_by_step_1))], name
+    assert any(dep.startswith(tuple(made_by_step_1)) for dep in STAGES["select_heads"]["deps"])
+
+
+def test_how_to_run_is_no_dependency():
+    text = (ROOT / "dvc.yaml").read_text()
+    assert "runtime.yaml" not in text
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    runtime = yaml.safe_load((ROOT / "runtime.yaml").read_text())
+    assert {"device", "micro_batch_size", "keep_prefix"} <= set(runtime)
+    assert not set(runtime) & {
+        key
+        for block in [params["model"], *params["tasks"]["clutrr"].values()]
+        for key in block
+        if isinstance(block, dict)
+    }
+
+
+@pytest.mark.parametrize("stage", ["fetch_data", "preprocess"])
+def test_stages_without_a_model_import_neither_torch_nor_mlflow(stage, run_python):
     modules = run_python(f"import sys, stages.{stage}; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
     assert modules.strip() == ""
 
 
-JUDGEMENTS = {
-    "cross_entropy": Judgement("cross_entropy", "exact_match", "clean"),
-    "dpo from the initial vectors": Judgement("dpo", "multiple_choice", "lofit", reference="initial"),
-}
-
-
-@pytest.mark.parametrize("name", JUDGEMENTS)
-def test_a_task_without_a_reference_of_its_own_waits_for_no_torch(name, tmp_path, run_python):
-    record = Record("1", "Q: Who? A:", " Roy", " Anna")
-    write_records(tmp_path / "artifacts/task/data", JUDGEMENTS[name], {"train": [record], "val": [record]})
-    modules = run_python(
-        f"import os, sys; from stages.reference import reference; os.chdir({str(tmp_path)!r}); reference('task'); "
-        "print(*(m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules))"
-    )
+def test_lofit_help_needs_no_torch(run_python):
+    modules = run_python("import sys, lofit.cli; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
     assert modules.strip() == ""
-    assert (tmp_path / "artifacts/task/reference.csv").read_text() == "split,chosen,rejected\n"
-
-
-def test_nothing_of_training_decides_the_reference():
-    stage = STAGES["reference"]
-    assert stage["matrix"] == {"task": "${run.tasks}"} and "params" not in stage
-    assert not {"lofit/training.py", "lofit/adapter.py", "lofit/selection.py"} & set(stage["deps"])
-    assert {"artifacts/${item.task}/data", "artifacts/base_model.json"} <= set(stage["deps"])
-    for name in ("train_scales", "tune_bias"):
-        assert stage["outs"][0] in STAGES[name]["deps"]

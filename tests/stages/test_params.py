@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from lofit.errors import LofitError
+from stages.params import effective
 from stages.params.load import load, validate
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def raw():
 
 def test_the_file_of_the_project_is_valid():
     params = load(PARAMS)
-    cells = [params.cell(task, method) for task in params.tasks for method in params.methods]
-    assert {cell.kind for cell in cells} == {"truthfulqa", "mquake", "clutrr"}
+    assert {task.kind for task in params.tasks.values()} == {"truthfulqa", "mquake", "clutrr"}
+    assert params.run.rows == ["base", "lofit", "random_heads"]
 
 
 def test_values_are_taken_over_as_they_stand(raw):
@@ -31,19 +32,37 @@ def test_values_are_taken_over_as_they_stand(raw):
 
 def test_a_key_left_out_takes_its_default(raw):
     assert "max_new_tokens" not in raw["tasks"]["truthfulqa"]["evaluate"]
-    assert validate(raw).tasks["truthfulqa"].evaluate.max_new_tokens == 16
+    assert effective.evaluate(validate(raw), "truthfulqa", "base").max_new_tokens == 16
 
 
-def test_a_method_overrides_single_keys_of_the_blocks_of_a_task(raw):
-    raw["methods"]["mine"] = {"kind": "lofit", "select_heads": {"k": 7}, "tune_bias": {"lr": 0.5, "epochs": 1}}
+def test_a_row_overrides_single_keys_of_the_blocks_of_a_task(raw):
+    blocks = {"select_heads": {"k": 7}, "tune_bias": {"lr": 0.5, "epochs": 1}, "evaluate": {"batch_size": 2}}
+    raw["methods"]["mine"] = {"kind": "lofit", **blocks}
+    raw["run"]["methods"].append("mine")
     params = validate(raw)
-    mine, plain = params.cell("mquake", "mine"), params.cell("mquake", "lofit")
-    assert (mine.select_heads.k, mine.tune_bias.lr, mine.tune_bias.epochs) == (7, 0.5, 1)
-    assert mine.select_heads.ranking == plain.select_heads.ranking
-    assert mine.tune_bias.batch_size == plain.tune_bias.batch_size
-    assert mine.train_scales == plain.train_scales
-    assert plain == params.task("mquake")
-    assert params.cell("mquake", "random_heads").select_heads.ranking == "random"
+    mine, plain = (effective.tune_bias(params, "mquake", row) for row in ("mine", "lofit"))
+    assert (mine.lr, mine.epochs, mine.batch_size) == (0.5, 1, plain.batch_size)
+    assert plain == params.tasks["mquake"].tune_bias
+    chosen = effective.selection(params, "mquake", "mine")
+    assert (chosen.k, chosen.ranking) == (7, "scale_norm")
+    assert effective.evaluate(params, "mquake", "mine").batch_size == 2
+    assert effective.selection(params, "mquake", "random_heads").ranking == "random"
+
+
+def test_a_row_that_ranks_otherwise_does_not_get_the_settings_of_the_tasks_ranking(raw):
+    put(raw, "tasks.mquake.select_heads", {"k": 3, "ranking": "listed", "file": "data/heads/a.npy"})
+    params = validate(raw)
+    assert effective.selection(params, "mquake", "lofit").settings.file == "data/heads/a.npy"
+    assert effective.selection(params, "mquake", "random_heads").settings.model_dump() == {"draws": 1}
+
+
+def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
+    fit = {"k": 2, "ranking": "random", "lr": 0.2}
+    raw["methods"]["other"] = {"kind": "lofit", "fit": fit, "tasks": {"mquake": {"lr": 0.3}}, "evaluate": {}}
+    raw["run"]["baselines"].append("other")
+    params = validate(raw)
+    assert [effective.fit(params, task, "other")[0].lr for task in ("mquake", "clutrr")] == [0.3, 0.2]
+    assert effective.fit(params, "mquake", "other")[1] == {"k": 2, "ranking": "random"}
 
 
 @pytest.mark.parametrize(
@@ -52,10 +71,10 @@ def test_a_method_overrides_single_keys_of_the_blocks_of_a_task(raw):
         ("run", None, "run: got None; expected a block of keys"),
         ("run.tasks", "mquake", "run.tasks: got 'mquake'; expected a list"),
         ("run.tasks", ["mquake", "squad"], "run.tasks: got 'squad'; expected truthfulqa, mquake, clutrr"),
-        ("run.methods", ["lora"], "run.methods: got 'lora'; expected base, lofit, random_heads, .*"),
+        ("run.methods", ["lora"], "run.methods: got 'lora'; expected base, lofit, random_heads"),
         ("run.seeds", [], r"run.seeds: got \[\]; expected at least one entry"),
         ("run.seeds", [42, 7, 42], "run.seeds: got 42 twice; expected each once"),
-        ("run.methods", ["base", "base"], "run.methods: got 'base' twice; expected each once"),
+        ("run.methods", ["lofit", "lofit"], "run.methods: got 'lofit' twice; expected each once, in one list"),
         ("run.tasks", ["mquake", "mquake"], "run.tasks: got 'mquake' twice; expected each once"),
         ("run.seeds", [-1], "run.seeds.0: got -1; expected greater than or equal to 0"),
         ("run.seeds", [1.5], "run.seeds.0: got 1.5; expected a whole number"),
@@ -64,20 +83,20 @@ def test_a_method_overrides_single_keys_of_the_blocks_of_a_task(raw):
         ("model.name", "", "model.name: got ''; expected a text that is not blank"),
         ("model.revision", 5, "model.revision: got 5; expected a text"),
         ("modle", {}, "modle: unknown key; expected run, model, methods, tasks"),
-        ("methods.lofit.kind", "lora", "methods.lofit.kind: got 'lora'; expected 'base' or 'lofit'"),
+        ("methods.lofit.kind", "lora", "methods.lofit.kind: got 'lora'; expected lofit, none.*"),
         (
             "methods.lofit.select_heads",
             {"kk": 1},
-            "methods.lofit.select_heads.kk: unknown key; expected k, ranking, draw, source",
+            "methods.lofit.select_heads.kk: unknown key; expected k, ranking",
         ),
         (
             "methods.lofit.select_heads",
             {"k": 0},
             "methods.lofit.select_heads.k: got 0; expected greater than or equal to 1",
         ),
-        ("methods.lofit.train_scales", {}, "methods.lofit.train_scales: unknown key; expected kind, select_heads, .*"),
-        ("methods.a/b", {"kind": "base"}, "methods.a/b: got 'a/b'; expected letters, digits and _ only"),
-        ("tasks.mquake.kind", "squad", "tasks.mquake.kind: got 'squad'; expected 'truthfulqa', .* or 'jsonl'"),
+        ("methods.lofit.train_scales", {}, "methods.lofit.train_scales: unknown key; expected kind, fit, .*"),
+        ("methods.a/b", {"kind": "none"}, "methods.a/b: got 'a/b'; expected letters, digits and _ only"),
+        ("tasks.mquake.kind", "squad", "tasks.mquake.kind: got 'squad'; expected clutrr, jsonl, mquake, truthfulqa"),
         ("tasks.mquake.evaluate", None, "tasks.mquake.evaluate: got None; expected a block of keys"),
         ("tasks.mquake.evaluate.split", "train", "tasks.mquake.evaluate.split: got 'train'; expected 'val' or 'test'"),
         ("tasks.mquake.extra", 1, "tasks.mquake.extra: unknown key; expected kind, fetch_data, .*, evaluate"),
@@ -126,9 +145,10 @@ def test_a_method_overrides_single_keys_of_the_blocks_of_a_task(raw):
             {"val": "dev"},
             "tasks.mquake.fetch_data.splits: got {'val': 'dev'}; expected only for kind jsonl",
         ),
-        ("model.device", "gpu", "model.device: got 'gpu'; expected auto, cpu, mps, or cuda or xpu, with :N or without"),
+        ("model.device", "cpu", "model.device: unknown key; expected name, revision, .*"),
         ("model.quantization", "4bit", "model.quantization: got '4bit'; expected 'bitsandbytes_4bit', .*"),
-        ("tasks.mquake.tune_bias.micro_batch_size", 0, "tasks.mquake.tune_bias.micro_batch_size: got 0; .*"),
+        ("tasks.mquake.tune_bias.micro_batch_size", 1, "tasks.mquake.tune_bias.micro_batch_size: unknown key; .*"),
+        ("run.controls", ["lofit", "random_heads"], "run.controls: got 'lofit' twice; expected each once, in one list"),
         ("tasks.mquake.preprocess.train_size", 0, "tasks.mquake.preprocess.train_size: got 0; expected greater .* 1"),
     ],
 )
@@ -143,7 +163,7 @@ def test_a_fold_is_a_whole_number(raw, value):
     assert faults(raw) == [f"params.yaml: tasks.truthfulqa.preprocess.folds.0: got {value}; expected a whole number"]
 
 
-@pytest.mark.parametrize("key", ["model", "run.seeds", "tasks.mquake.tune_bias", "tasks.mquake.tune_bias.lr"])
+@pytest.mark.parametrize("key", ["model", "run.seeds", "tasks.mquake.evaluate", "tasks.mquake.evaluate.split"])
 def test_a_missing_key_is_named_with_its_neighbours(raw, key):
     block, _, name = key.rpartition(".")
     del find(raw, block)[name]
@@ -172,34 +192,23 @@ def test_faults_between_blocks_are_told_at_once(raw):
     put(raw, "methods.lofit.evaluate", {"batch_size": 0})
     put(raw, "methods.random_heads.evaluate", {"split": "val"})
     put(raw, "model.revision", "main")
-    put(raw, "model.device_map", "auto")
-    put(raw, "model.device", "cpu")
     put(raw, "tasks.mquake.preprocess.template", "{prompt")
     put(raw, "tasks.truthfulqa.preprocess.folds", [0, 1])
-    put(raw, "tasks.truthfulqa.select_heads", {"k": 3, "ranking": "random", "source": "data/heads/a.npy"})
+    put(raw, "tasks.truthfulqa.select_heads", {"k": 3, "ranking": "listed", "file": "data/heads/a.npy"})
     told = faults(raw)
     for words in (
         "run.tasks: got 'squad'",
         "run.seeds: got 1 twice",
         "tasks.clutrr.preprocess.folds: got [1]; expected only for kind truthfulqa",
         "methods.lofit.evaluate.batch_size: got 0",
-        "methods.random_heads.evaluate.split: got an override; expected only in the task's own block",
-        "model.revision: got 'main'; expected for demo: null",
-        "model.device: got 'cpu'; expected with device_map: auto",
+        "methods.random_heads.evaluate.split: got an override; expected none",
+        "model.revision: got 'main'; expected null for demo",
         "tasks.mquake.preprocess.template: got '{prompt' (",
         "tasks.mquake.preprocess.template: got '{prompt'; expected only for kind jsonl",
-        "tasks.truthfulqa.select_heads.ranking: got 'random'; expected that or a source, not both",
-        "tasks.truthfulqa.select_heads.source: got a list of heads; expected with one fold only",
+        "tasks.truthfulqa.select_heads.ranking: got a list of heads; expected one only where truthfulqa has one fold",
     ):
         assert sum(fault.startswith(f"params.yaml: {words}") for fault in told) == 1, words
-    assert len(told) == 11
-
-
-def test_a_method_that_ranks_by_itself_does_not_get_the_list_of_the_task(raw):
-    put(raw, "tasks.mquake.select_heads", {"k": 3, "source": "data/heads/a.npy"})
-    params = validate(raw)
-    assert params.cell("mquake", "lofit").select_heads.source == "data/heads/a.npy"
-    assert params.cell("mquake", "random_heads").select_heads.source is None
+    assert len(told) == 9
 
 
 @pytest.mark.parametrize(
@@ -241,22 +250,46 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "method", "words"),
+    ("key", "value", "fault"),
     [
-        ("squad", "lofit", "task: got 'squad'; expected truthfulqa, mquake, clutrr"),
-        ("mquake", "lora", "method: got 'lora'; expected base, lofit, random_heads, .*"),
+        (
+            "methods.lofit.tune_bias",
+            None,
+            "methods.lofit.tune_bias: missing; expected a block, {}",
+        ),
+        ("methods.base.fit", None, "methods.base.fit: missing; expected a block, {} where nothing differs"),
+        ("methods.base.tune_bias", {"lr": 0.1}, "methods.base.tune_bias: got a block; expected none for run.baselines"),
+        ("methods.lofit.fit", {"lr": 0.1}, "methods.lofit.fit: got a block; expected none for the rows of LoFiT"),
+        ("methods.base.fit", {"lr": 0.1}, "methods.base.fit.lr: unknown key; expected k, ranking, "),
+        ("methods.lofit.kind", "none", "run: got 'lofit', of kind none, among the rows of LoFiT"),
+        ("methods.random_heads.select_heads", {}, "run.controls: got 'random_heads', whose ranking is scale_norm; "),
+        (
+            "methods.lofit.select_heads",
+            {"ranking": "from_task", "task": "clutrr"},
+            "run.methods: got 'lofit', whose ranking is from_task; expected it in run.transfers",
+        ),
+        (
+            "methods.lofit.select_heads",
+            {"ranking": "best"},
+            "methods.lofit.select_heads.ranking: got 'best'",
+        ),
+        (
+            "methods.random_heads.select_heads",
+            {"ranking": "random", "draws": 0},
+            "methods.random_heads.select_heads.draws",
+        ),
+        (
+            "tasks.mquake.train_scales",
+            None,
+            "tasks.mquake.train_scales: missing; expected a block",
+        ),
+        ("methods.base.tasks", {"squad": {}}, "methods.base.tasks: got 'squad'; expected truthfulqa, mquake, clutrr"),
     ],
 )
-def test_a_cell_that_is_not_in_the_file_is_refused(raw, task, method, words):
-    with pytest.raises(LofitError, match=words):
-        validate(raw).cell(task, method)
-
-
-def test_a_method_without_heads_takes_no_training_overrides(raw):
-    put(raw, "methods.base.tune_bias", {"lr": 0.1})
-    assert faults(raw) == [
-        "params.yaml: methods.base: got overrides of training; expected for kind base: those of evaluate"
-    ]
+def test_a_row_has_its_blocks_and_stands_in_its_list(raw, key, value, fault):
+    put(raw, key, value)
+    told = faults(raw)
+    assert [line for line in told if line.startswith(f"params.yaml: {fault}")], told
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lofit import cli, config
+from stages.command import main
+from stages.params.load import load
+from stages.preset import preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,12 +22,13 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def lofit(capsys):
+def command(capsys, monkeypatch):
     """Run the command and return what it printed; with `fails`, the faults that it printed."""
 
     def run(*arguments, fails=False):
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
+            monkeypatch.setattr("sys.argv", ["preset", *map(str, arguments)])
+            main(preset)
         if not fails:
             assert ended.value.code in (0, None)
             return capsys.readouterr().out
@@ -47,49 +50,49 @@ def project():
     return Path("params.yaml").read_text()
 
 
-def test_preset_writes_what_differs_and_says_so(lofit, project):
-    before = config.load(Path("params.yaml")).run.seeds
+def test_preset_writes_what_differs_and_says_so(command, project):
+    before = load(Path("params.yaml")).run.seeds
     assert before != [1, 2]
-    printed = lofit("preset", "short")
+    printed = command("short")
     undo = "`git diff params.yaml` shows it, `git checkout params.yaml` undoes it."
     assert printed == f"run.seeds: {before} -> [1, 2]\n\n{undo}\n"
-    assert config.load(Path("params.yaml")).run.seeds == [1, 2]
-    assert lofit("preset", "presets/short.yaml") == "params.yaml says so already\n"
+    assert load(Path("params.yaml")).run.seeds == [1, 2]
+    assert command("presets/short.yaml") == "params.yaml says so already\n"
 
 
-def test_a_preset_is_not_mixed_with_uncommitted_changes_unasked(lofit, project):
+def test_a_preset_is_not_mixed_with_uncommitted_changes_unasked(command, project):
     who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "start"]):
-        subprocess.run(["git", *command], check=True)
-    lofit("preset", "short")
+    for arguments in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "start"]):
+        subprocess.run(["git", *arguments], check=True)
+    command("short")
     before = Path("params.yaml").read_bytes()
-    fault = lofit("preset", "short", fails=True)
+    fault = command("short", fails=True)
     assert fault.startswith("error: params.yaml: got changes that are not committed") and "--on-top" in fault
     assert Path("params.yaml").read_bytes() == before
-    assert lofit("preset", "short", "--on-top") == "params.yaml says so already\n"
+    assert command("short", "--on-top") == "params.yaml says so already\n"
 
 
-def test_preset_changes_another_file_on_request(lofit, project):
+def test_preset_changes_another_file_on_request(command, project):
     Path("params.yaml").rename("other.yaml")
-    assert "git checkout other.yaml" in lofit("preset", "short", "--params", "other.yaml")
-    assert "params.yaml: No such file" in lofit("preset", "short", fails=True)
+    assert "git checkout other.yaml" in command("short", "--params", "other.yaml")
+    assert "params.yaml: No such file" in command("short", fails=True)
 
 
-def test_presets_are_listed_with_their_first_line(lofit, project):
-    rows = table(lofit("preset"))
+def test_presets_are_listed_with_their_first_line(command, project):
+    rows = table(command())
     assert rows["short"] == ["Fewer epochs."]
     assert "bad" in rows
 
 
-def test_a_preset_that_would_not_be_valid_is_not_written(lofit, project):
-    assert "model.dtype: got 'float8'" in lofit("preset", "bad", fails=True)
+def test_a_preset_that_would_not_be_valid_is_not_written(command, project):
+    assert "model.dtype: got 'float8'" in command("bad", fails=True)
     assert Path("params.yaml").read_text() == project
 
 
-def test_a_preset_that_there_is_not(lofit, project):
-    assert lofit("preset", "shrot", fails=True) == "error: preset: got 'shrot'; expected bad, short, or a file"
+def test_a_preset_that_there_is_not(command, project):
+    assert command("shrot", fails=True) == "error: preset: got 'shrot'; expected bad, short, or a file"
     shutil.rmtree("presets")
-    assert "run from the project's root" in lofit("preset", fails=True)
+    assert "run from the project's root" in command(fails=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- helpers

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lofit import config, presets
 from lofit.errors import LofitError
+from stages.params import effective, presets
+from stages.params.load import load
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "presets").glob("*.yaml"))
 OF_THE_PAPER = {
     # Step-1 learning rate and L1 weight, step-2 learning rate, K: the published training scripts.
@@ -60,14 +61,14 @@ def test_a_shipped_preset_changes_what_it_names_and_nothing_else(params, file):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(params, file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert f"#   lofit preset {file.stem} && dvc repro" in head and len(head[0]) > 20
+    assert f"#   python -m stages.preset {file.stem} && dvc repro" in head and len(head[0]) > 20
     presets.apply(params, file)
-    made = config.load(params)
+    made = load(params)
     assert made.run.tasks == ["truthfulqa", "mquake", "clutrr"] and len(made.run.seeds) == 2
     assert made.tasks["truthfulqa"].preprocess.folds == [0, 1]
     assert {task.fetch_data.source for task in made.tasks.values()} == {"public"}
     share = {
-        method: made.cell("mquake", method).select_heads.k / made.cell("mquake", "lofit_3pct").select_heads.k
+        method: effective.selection(made, "mquake", method).k / effective.selection(made, "mquake", "lofit_3pct").k
         for method in ("lofit_3pct", "lofit_10pct")
     }
     assert share["lofit_3pct"] == 1 and 3 <= share["lofit_10pct"] < 3.5
@@ -76,18 +77,22 @@ def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(para
 @pytest.mark.parametrize("name", OF_THE_PAPER)
 def test_hyperparameters_are_the_papers(params, name):
     presets.apply(params, ROOT / "presets" / f"{name}.yaml")
-    made = config.load(params)
+    made = load(params)
     for task, figures in OF_THE_PAPER[name].items():
-        cell = made.cell(task, "lofit_3pct")
-        assert (cell.train_scales.lr, cell.train_scales.l1, cell.tune_bias.lr, cell.select_heads.k) == figures
-        assert {cell.train_scales.epochs, cell.tune_bias.epochs} == {5}
-        assert {cell.train_scales.batch_size, cell.tune_bias.batch_size} == {8}
-        assert cell.preprocess.protocol == "lofit" and cell.tune_bias.beta == 0.5
+        scales, offsets = made.tasks[task].train_scales, effective.tune_bias(made, task, "lofit_3pct")
+        chosen = effective.selection(made, task, "lofit_3pct")
+        assert (scales.lr, scales.l1, offsets.lr, chosen.k) == figures
+        assert {scales.epochs, offsets.epochs} == {5}
+        assert {scales.batch_size, offsets.batch_size} == {8}
+        assert made.tasks[task].preprocess.protocol == "lofit" and offsets.beta == 0.5
     assert made.tasks["clutrr"].preprocess.train_size == 300
 
 
 def test_comments_stay_above_what_they_speak_of(params, preset):
-    file = preset("run: {tasks: [mquake], methods: [base, wide]}\nmethods: {wide: {kind: lofit}}\nmodel: {world: 3}\n")
+    file = preset(
+        "run: {tasks: [mquake], methods: [wide]}\nmodel: {world: 3}\n"
+        "methods: {wide: {kind: lofit, select_heads: {}, tune_bias: {}, evaluate: {}}}\n"
+    )
     before = params.read_text()
     presets.apply(params, file)
     lines = params.read_text().splitlines()
@@ -104,10 +109,10 @@ def test_comments_stay_above_what_they_speak_of(params, preset):
         ("model: {dtype: float8}", "model.dtype: got 'float8'; expected 'float32'"),
         ("modle: {dtype: float32}", "modle: unknown key; expected run, model"),
         ("run: {methods: [nonesuch]}", "run.methods: got 'nonesuch'"),
-        ("tasks: {mquake: {tune_bias: {lr: 5e-4}}}", "met '5e-4'; expected a number"),
+        ("tasks: {mquake: {tune_bias: {lr: 5e-4}}}", "got '5e-4'; expected a number"),
         ("methods: {new: {}}", "methods.new.kind: missing"),
-        ("- model", r"met \['model'\]; expected a block of keys"),
-        ("", "met None; expected a block of keys"),
+        ("- model", r"got \['model'\]; expected a block of keys"),
+        ("", "got None; expected a block of keys"),
         ("model: {name: a, name: b}", "found duplicate key"),
         ("model: [", "preset.yaml: "),
     ],
@@ -152,7 +157,7 @@ def together(base, changes):
 def leaves(block, prefix=""):
     found = {}
     for key, value in block.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return found
 
 

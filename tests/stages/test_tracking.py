@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lofit import mlflow_writer, tracking
+from stages import mlflow_writer, tracking
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,49 @@
+"""How torch's threads share the processors with other work; to be called before torch is loaded.
+
+Between two operations OpenMP's threads spin, so that the next one starts at once. Beside other work that takes
+processors from it, also from themselves: with 2 threads on 2 cores and one busy process besides, a training step of a
+135M model took 3.7 times as long as alone. A short spin cures most of that and costs a few per cent on a quiet machine.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+SPINS = "1000"
+"""Turns of GNU OpenMP's waiting loop before a thread sleeps; its own default is 300,000 or more."""
+
+CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Where a user may have said how threads wait."""
+
+
+def share_processors() -> None:
+    """Have threads wait briefly, and start no more of them than there are processors to be had.
+
+    What the environment says already stays as it is. Does nothing where torch is loaded.
+    """
+    if "torch" in sys.modules:
+        return
+    if not any(name in os.environ for name in CHOICES):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+        # LLVM's and Intel's OpenMP: milliseconds.
+        os.environ["KMP_BLOCKTIME"] = "1"
+    quota = processor_quota()
+    if "OMP_NUM_THREADS" not in os.environ and quota is not None and quota < len(affinity()):
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(quota)))
+
+
+def affinity() -> set[int]:
+    """The processors that this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def processor_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """How many processors' time a container grants; None where it sets no limit."""
+    try:
+        if (file := root / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
