@@ -1,6 +1,6 @@
 """Settings: small strict blocks of values, and what is wrong with one in words for users.
 
-What a user can set stands in a subclass of `Settings` beside the code that reads it, with its meaning and its bounds.
+What a user can set stands in a subclass of `Settings` next to the code that reads it, with its meaning and its bounds.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ def describe(fault: Any, root: type[Settings]) -> str:
 
 
 def siblings(place: tuple, root: Any, *, required: bool = False) -> list[str]:
-    """The keys that stand beside the last one of `place`, a path into `root`: all of them, or those without default."""
+    """The keys that stand next to the last one of `place`, a path into `root`: all, or those without default."""
     block = root
     for part in place[:-1]:
         # A dict of named blocks (tasks, methods) or a list: any name or place leads to the same kind of block.

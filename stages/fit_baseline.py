@@ -19,7 +19,7 @@ def fit_baseline(task: Task, seed: Seed, method: Method, run: Run) -> None:
     with track(TRAINING, f"fit_baseline/{task}/{method}/{seed}", tags) as tracker:
         inputs = {(1, fold): None for fold in plan["folds"]}
         parts = Parts("fit_baseline", (task, seed, method), plan, inputs, tracker)
-        adapters = {part: fit(*given, **how, **options) for part, given, how in parts}
+        adapters = {part: fit(**given, **options) for part, given in parts}
         if not is_first_process():
             return
         write_adapters(adapters, task, seed, method, plan["settings"])

@@ -4,6 +4,7 @@ They may have run long ago, or elsewhere.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from lofit import rankings
 from lofit.adapters.folder import WEIGHTS_FILE
@@ -31,7 +32,8 @@ def log_cell(tracker: Tracker, run: str, task: str, seed: int, row: str) -> None
         **{f"md5.{split}": [data / f"{split}.jsonl"] for split in SPLITS},
     }
     shared = paths.scales_folder(task, seed)
-    stages = {fitting_stage(task, row): (paths.curve_file(task, seed, row), (task, seed, row))}
+    curve, cell = paths.curve_file(task, seed, row), (task, seed, row)
+    stages: dict[str, tuple[Path, tuple]] = {fitting_stage(task, row): (curve, cell)}
     if uses_scales(task, row):
         files["md5.scales"] = [shared / "scales.safetensors"]
         stages["train_scales"] = (shared / "curve.csv", (task, seed))
@@ -44,7 +46,7 @@ def log_cell(tracker: Tracker, run: str, task: str, seed: int, row: str) -> None
         if stage != "train_scales":
             tracker.metrics({"trained_parameters": figures["trained_parameters"]})
     file = paths.heads_file(task, seed, row)
-    tracker.artifact(file)
+    tracker.artifact(file, "heads")
     heads = read_ranking(file)
     if heads and uses_scales(task, row):
         norms = read_norms(shared / "norms.csv")
@@ -59,7 +61,7 @@ def log_scores(tracker: Tracker, scores: Mapping[Part, Table], split: str, task:
         return
     tracker.metrics(named(means(scores), split))
     tracker.show_columns(f"{split}/{name}" for name in next(iter(scores.values())) if not name.startswith("mc3"))
-    tracker.artifact(paths.predictions_file(task, seed, row))
+    tracker.artifact(paths.predictions_file(task, seed, row), "predictions")
     # The files must stay until the run has ended.
     folder = paths.cache_folder() / "releases" / f"{task}-{seed}-{row}"
     write_release(folder, scores, split, task, seed, row)

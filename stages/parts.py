@@ -1,7 +1,7 @@
 """What the stages that fit share: each part of a cell, a draw of heads and a fold of data, is fitted by itself."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Parts:
         self.progress = {part: Progress(on_step=self._log_step) for part in inputs}
         self._steps = 0
 
-    def __iter__(self) -> Iterator[tuple[Part, tuple, dict[str, Any]]]:
-        """For each part: what it is, and the positional and other arguments of its fit."""
+    def __iter__(self) -> Iterator[tuple[Part, dict[str, Any]]]:
+        """Each part with the arguments of its fit."""
         runtime = read_runtime()
         be_deterministic()
         if runtime.device_map and runtime.processes > 1:
@@ -88,8 +88,10 @@ class Parts:
             )
             yield (
                 part,
-                (model, tokenizer, self.records["train"][fold]),
                 {
+                    "model": model,
+                    "tokenizer": tokenizer,
+                    "records": self.records["train"][fold],
                     "seed": self.seed,
                     "val": self.records["val"][fold],
                     "checkpoint": self.checkpoints[part],
@@ -147,12 +149,16 @@ def summarise(progress: Progress, parameters: int) -> dict[str, float]:
 def over_parts(figures: list[dict[str, float]]) -> dict[str, float]:
     """Steps of all parts together; losses and parameters as means over parts."""
     means = {name: sum(part[name] for part in figures) / len(figures) for name in figures[0]}
-    losses = {name: round(means[name], 6) for name in ("train_loss", "val_loss") if name in means}
+    losses: dict[str, float] = {
+        name: round(mean, 6) for name, mean in means.items() if name in ("train_loss", "val_loss")
+    }
     steps = sum(part["steps"] for part in figures)
     return {"steps": steps, "trained_parameters": round(means["trained_parameters"]), **losses}
 
 
-def write_adapters(adapters: dict[Part, Adapter], task: str, seed: int, row: str, parameters: dict[str, Any]) -> None:
+def write_adapters(
+    adapters: Mapping[Part, Adapter], task: str, seed: int, row: str, parameters: dict[str, Any]
+) -> None:
     """Write each part's adapter into a folder of its own, and where it comes from."""
     if not is_first_process():
         return
@@ -166,13 +172,13 @@ def write_adapters(adapters: dict[Part, Adapter], task: str, seed: int, row: str
             "parameters": parameters,
         }
         adapter: Any = adapters[part]
-        adapter.provenance = Provenance.of(
+        adapter.provenance = Provenance.made_now(
             base["source"], base["revision"], HeadLayout.from_json(base["layout"]), training=training
         )
         adapter.save_pretrained(paths.adapter_folder(task, seed, row) / name, card=False)
 
 
-def trained_parameters(adapters: dict[Part, Adapter]) -> dict[Part, int]:
+def trained_parameters(adapters: Mapping[Part, Adapter]) -> dict[Part, int]:
     """How many numbers each adapter holds."""
     return {part: count(adapter.parameters()) for part, adapter in adapters.items()}
 

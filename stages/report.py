@@ -35,7 +35,7 @@ tunes.
 
 
 PAPER = """
-# Beside the paper
+# The paper's figures
 
 The paper's figures for this model, quoted from their source, and ours under the same protocol:
 
@@ -105,7 +105,7 @@ def averaged_dimensions(settings: dict[str, Any], rows: list[table.Row]) -> str:
 
 
 def paper_section(settings: dict[str, Any], rows: list[table.Row]) -> str:
-    """The paper's figures for this model beside ours; nothing where there are none."""
+    """The paper's figures for this model next to ours; nothing where there are none."""
     found = read_figures(paths.PAPER, settings["model"])
     if not found:
         return ""

@@ -31,7 +31,7 @@ def train_scales(task: Task, seed: Seed, run: Run) -> None:
     name = f"train_scales/{task}/{seed}"
     with track(TRAINING, name, {"stage": "train_scales", "task": task, "seed": seed}) as tracker:
         parts = Parts("train_scales", (task, seed), plan, {(1, fold): None for fold in folds}, tracker)
-        adapters = {part: fit_scales(*given, **how, **plan["settings"]) for part, given, how in parts}
+        adapters = {part: fit_scales(**given, **plan["settings"]) for part, given in parts}
         if not is_first_process():
             return
         scales = {fold: by_head(adapter) for (_, fold), adapter in adapters.items()}  # layers x heads x head_dim

@@ -18,7 +18,7 @@ def tune_bias(task: Task, seed: Seed, method: Method, run: Run) -> None:
     tags = {"stage": "tune_bias", "task": task, "seed": seed}
     with track(TRAINING, f"tune_bias/{task}/{method}/{seed}", tags) as tracker:
         parts = Parts("tune_bias", (task, seed, method), plan, heads, tracker)
-        adapters = {part: fit_offsets(*given, heads[part], **how, **plan["settings"]) for part, given, how in parts}
+        adapters = {part: fit_offsets(heads=heads[part], **given, **plan["settings"]) for part, given in parts}
         if not is_first_process():
             return
         write_adapters(adapters, task, seed, method, plan["settings"])

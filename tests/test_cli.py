@@ -88,7 +88,7 @@ def test_help_answers_without_torch():
 
 
 def test_version_is_that_of_the_installed_package(lofit, monkeypatch):
-    monkeypatch.setattr(cli, "version", {"lofit": "1.2.3"}.__getitem__)
+    monkeypatch.setattr("lofit.cli.app.version", {"lofit": "1.2.3"}.__getitem__)
     assert lofit("--version") == "1.2.3\n"
 
 
@@ -267,7 +267,7 @@ def test_generate_refuses_an_adapter_of_another_model(lofit, folder):
 @pytest.fixture
 def release(folder, model):
     """An adapter that names its base model, in a folder called `release`."""
-    provenance = Provenance.of("tiny", folder_hash(folder), head_layout(model), training={"task": "cats"})
+    provenance = Provenance.made_now("tiny", folder_hash(folder), head_layout(model), training={"task": "cats"})
     edits = HeadAdapter([(0, 1), (1, 2)], offsets=torch.ones(2, 8), provenance=provenance)
     edits.save_pretrained("release")
     return edits
@@ -415,7 +415,7 @@ def test_a_fault_of_the_checkpoint_leaves_nothing_behind(lofit, checkpoint):
 
 def test_a_list_of_heads_goes_elsewhere(lofit):
     np.save("heads.npy", np.array([[0, 1]]))
-    assert "tasks.<task>.select_heads.source" in lofit("import", "heads.npy", "out", fails=True)
+    assert "below tasks.<task>.select_heads" in lofit("import", "heads.npy", "out", fails=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- helpers

@@ -1,6 +1,6 @@
 """Adapter: what changes a model while it is attached, and what training and scoring need to know of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -60,22 +60,28 @@ class Adapter(nn.Module):
         return None if self.acts_everywhere else self.reading
 
     @contextmanager
-    def reading(self, rows: Sequence[Encoded], width: int, *, left: bool = False) -> Iterator[None]:
+    def reading(self, rows: Sequence[Encoded], width: int, *, left: bool = False) -> Iterator[Callable[[], None]]:
         """Until the block ends, the model reads these rows, padded to `width` on the right, or on the `left`.
 
-        A pass of another width, such as the next token of a generation, is not masked: `mask` has the width of the
-        first one, and an adapter that acts at some positions leaves alone what does not fit it.
+        `width` may leave out the last tokens of the longest rows. What the block gets is to be called once the rows are
+        read, where other passes follow, such as those that generate: from then on `mask` is B x 0, and an adapter that
+        acts at some positions leaves alone a pass whose width is not that of `mask`.
         """
         if self.acts_everywhere:
-            yield
+            yield lambda: None
             return
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
         for i, row in enumerate(rows):
             shift = width - len(row.ids) if left else 0
             places = self.positions(row)
-            mask[i, [shift + place for place in (range(len(row.ids)) if places is None else places)]] = True
+            chosen = range(len(row.ids)) if places is None else places
+            mask[i, [shift + place for place in chosen if shift + place < width]] = True
         self.mask = mask
+
+        def finished() -> None:
+            self.mask = mask[:, :0]
+
         try:
-            yield
+            yield finished
         finally:
             self.mask = None

@@ -48,7 +48,7 @@ class Provenance(Settings):
         return Provenance(**{**self.model_dump(), "metrics": metrics})
 
     @classmethod
-    def of(cls, name: str | None, revision: str | None, layout: HeadLayout, *, training: dict[str, Any]) -> Self:
+    def made_now(cls, name: str | None, revision: str | None, layout: HeadLayout, *, training: dict[str, Any]) -> Self:
         """The provenance of an adapter made just now on the model called `name`."""
         return cls(
             base_model=name,

@@ -51,10 +51,12 @@ def export(
 
     from lofit.adapters.heads import HeadAdapter
     from lofit.export.checkpoint import export_checkpoint
-    from lofit.export.peft_folder import export_peft
     from lofit.models.base import resolve
     from lofit.models.runtime import pick_device
 
+    if to != "hf":
+        # Fails where peft is not installed, before anything is loaded.
+        from lofit.export.peft_folder import export_peft
     enable_progress_bar()
     edits = HeadAdapter.from_pretrained(adapter)
     made_from = edits.provenance

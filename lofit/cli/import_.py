@@ -20,7 +20,7 @@ def import_(
     if Path(source).suffix == ".npy":
         raise LofitError(
             f"{source}: a list of heads holds no vectors to import; name it in params.yaml instead, as "
-            "tasks.<task>.select_heads.source"
+            "`ranking: listed` with `file:` below tasks.<task>.select_heads"
         )
     check_free(out, force=force)
     if out.resolve() in (Path(source).resolve(), Path(source).resolve().parent):

@@ -109,7 +109,7 @@ def is_quantised(module: Any) -> bool:
 
 
 def value_path(projection: str) -> str:
-    """Path of the value projection beside an output projection."""
+    """Path of the value projection in the same module as an output projection."""
     return f"{projection.rpartition('.')[0]}.v_proj"
 
 

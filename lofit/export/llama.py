@@ -66,7 +66,7 @@ def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
                 llama.set_submodule(part, linear)
         elif any(True for _ in module.parameters(recurse=False)):
             llama.set_submodule(path, module)
-    # Made anew, since its frequencies are in no checkpoint.
+    # Made again, since its frequencies are in no checkpoint.
     llama.model.rotary_emb = type(llama.model.rotary_emb)(config).to(model.device)
     llama.generation_config = model.generation_config
     for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):

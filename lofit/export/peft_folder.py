@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import BeftConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
@@ -18,10 +17,14 @@ from lofit.errors import LofitError
 from lofit.export.bias_sites import edited_layers, is_quantised, layer_vectors
 from lofit.export.card import write_export_card
 from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
+from lofit.extras import extra
 from lofit.models.base import BaseModel, load
 from lofit.models.layout import HeadLayout
 from lofit.models.quantisation import quantization_config
 from lofit.storage.files import whole_folder
+
+with extra("export", "PEFT folders need"):
+    from peft import BeftConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 
 Method = Literal["beft", "lora"]
 Kind = Literal["beft", "ia3", "lora"]

@@ -33,7 +33,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.02, "quantised": 0.
 
 An export that has lost the edit differs by all of it, one that has lost a head of many by a few percent. Weights in 16
 bits are compared by arithmetic in float32, which leaves the rounding of the folded weights alone: 0.4 % on tiny random
-models. LLM.int8 rounds a head's output anew, which took up to 12 % there.
+models. LLM.int8 rounds a head's output again, which took up to 12 % there.
 """
 
 READ_BACK = Path(__file__).with_name("read_back.py")

@@ -9,9 +9,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.provenance import Provenance
+from lofit.errors import LofitError
 from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.runtime import deterministic, frozen
-from lofit.tasks.plain import to_records
+from lofit.tasks.plain import shape_of_record, to_records
 from lofit.tasks.record import Objective, Record
 from lofit.training.loop import Progress
 from lofit.training.reference import Pairs
@@ -62,12 +63,16 @@ def make_subject(
     context = context or Context()
     rows, objective, _ = to_records(records)
     held_out = list(val)
+    held_out_rows = to_records(held_out)[0] if held_out else []
+    shapes = [shape_of_record(row) for row in (*rows[:1], *held_out_rows[:1])]
+    if len(set(shapes)) > 1:
+        raise LofitError(f"val: got a {shapes[1]}; expected a {shapes[0]}, as the records are")
     return Subject(
         layout=context.layout or head_layout(model),
         model=model,
         tokenizer=tokenizer,
         records=rows,
-        val=to_records(held_out)[0] if held_out else [],
+        val=held_out_rows,
         objective=context.objective or objective,
         references=context.references,
         task=context.task,
@@ -92,7 +97,7 @@ def provenance_of(subject: Subject, method: str, parameters: Mapping[str, Any]) 
     config = getattr(subject.model, "config", None)
     training: dict[str, Any] = {"task": subject.task} if subject.task else {}
     training |= {"method": method, "seed": subject.seed, "parameters": dict(parameters)}
-    return Provenance.of(
+    return Provenance.made_now(
         getattr(config, "_name_or_path", None) or None,
         getattr(config, "_commit_hash", None),
         subject.layout,

@@ -63,7 +63,12 @@ def fit(
             if value is not None:
                 raise LofitError(f"{name}: got {value!r}; expected none for {method}, which selects no heads")
         heads = []
-    elif heads is None:
+    elif heads is not None:
+        unused = {"k": k, "ranking": ranking, "ranking_settings": ranking_settings, "scale_settings": scale_settings}
+        for key, given in unused.items():
+            if given is not None:
+                raise LofitError(f"{key}: got {given!r}; expected none, since heads are given")
+    else:
         size = subject.layout.size
         k = max(1, round(DEFAULT_SHARE * size)) if k is None else k
         if not 1 <= k <= size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,9 +26,12 @@ def select_heads(scores: HeadAdapter | Tensor | np.ndarray, k: int) -> list[Head
     Raises:
         LofitError: there are fewer than `k` heads to choose from.
     """
-    if not isinstance(scores, np.ndarray):
-        scores = np.linalg.norm(by_head(scores), axis=-1) if hasattr(scores, "heads") else scores.cpu().numpy()
-    return top_heads(scores, k)
+    if isinstance(scores, np.ndarray):
+        return top_heads(scores, k)
+    # A stage that has the scores already has no torch to compare types with.
+    if hasattr(scores, "heads"):
+        return top_heads(np.linalg.norm(by_head(cast("HeadAdapter", scores)), axis=-1), k)
+    return top_heads(cast("Tensor", scores).detach().cpu().numpy(), k)
 
 
 def by_head(scales: HeadAdapter) -> np.ndarray:

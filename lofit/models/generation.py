@@ -1,7 +1,7 @@
 """Greedy continuations of prompts, in batches, each only as long as its answer."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,20 @@ from transformers import (
 
 from lofit.errors import LofitError
 from lofit.models.tokens import Encoded, Reading, longest_first, padding_id
+
+
+@contextmanager
+def read_once(model: PreTrainedModel, reading: Reading | None, rows: Sequence[Encoded], length: int) -> Iterator[None]:
+    """Have an edit of some positions act on the model's first pass, which reads the prompts, and on no other."""
+    if reading is None:
+        yield
+        return
+    with reading(rows, length, left=True) as finished:
+        handle = model.register_forward_hook(lambda *_: finished())
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 class AnswerEnds(StoppingCriteria):
@@ -89,7 +103,7 @@ def generate(
             mask = torch.tensor([[0] * (length - len(encoded[i])) + [1] * len(encoded[i]) for i in indices])
             ends = AnswerEnds(tokenizer, ended, rows=len(indices), prompt_length=length)
             rows = [Encoded(tuple(encoded[i]), len(encoded[i])) for i in indices]
-            with reading(rows, length, left=True) if reading else nullcontext():
+            with read_once(model, reading, rows, length):
                 output = model.generate(  # type: ignore[operator]
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),

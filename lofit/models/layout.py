@@ -100,7 +100,7 @@ def head_layout(model: nn.Module, projection: str | None = None) -> HeadLayout:
         allowed = (
             f"the end of the path of a module of the decoder, such as {OUTPUT_NAMES[0]}"
             if projection
-            else f"a decoder whose attention modules hold one of {', '.join(OUTPUT_NAMES)} beside one of "
+            else f"a decoder whose attention modules hold one of {', '.join(OUTPUT_NAMES)} and one of "
             f"{', '.join(INPUT_NAMES)}, or its name as `projection`"
         )
         raise LofitError(

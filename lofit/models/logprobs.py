@@ -114,7 +114,7 @@ def completion_scores(
         batch["attention_mask"] = nn.functional.pad(batch["attention_mask"], (past.get_seq_length(), 0), value=1)
         batch |= {"past_key_values": past, "use_cache": True}
     width = batch["input_ids"].shape[1]
-    with reading([Encoded(row.ids[:width], row.start) for row in rows], width) if reading else nullcontext():
+    with reading(rows, width) if reading else nullcontext():
         return completion_logprobs(*labelled_logits(model, batch, labels)).tolist()
 
 

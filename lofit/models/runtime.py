@@ -42,6 +42,7 @@ def activation_checkpointing(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         LofitError: the architecture does not support it.
     """
+    hooked = bool(getattr(model, "_require_grads_hooks", None))
     try:
         model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
@@ -69,7 +70,10 @@ def activation_checkpointing(model: PreTrainedModel) -> Iterator[None]:
             setattr(owner, name, value)
         for layer, flag in zip(layers, training, strict=True):
             layer.training = flag
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
+        if not hooked:
+            # Enabling it has put a hook on the input embeddings.
+            model.disable_input_require_grads()
 
 
 def be_deterministic() -> None:

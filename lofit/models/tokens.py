@@ -23,7 +23,7 @@ class Encoded:
     start: int
 
 
-Reading = Callable[..., AbstractContextManager[None]]
+Reading = Callable[..., AbstractContextManager[Callable[[], None]]]
 """Entered around each pass with its rows and their width, `reading(rows, width, left=False)`, by an edit that does not
 act at every position (see `lofit.adapters.base`)."""
 

@@ -11,7 +11,7 @@ from lofit.errors import LofitError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write `content` beside `path` and move it there in one step; makes the folder where there is none."""
+    """Write `content` next to `path` and move it there in one step; makes the folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -28,7 +28,7 @@ def check_free(out: Path, *, force: bool = False) -> None:
 
 @contextmanager
 def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A folder beside `out` to write into, which becomes `out` at the end of the block.
+    """A folder next to `out` to write into, which becomes `out` at the end of the block.
 
     If the block raises, what it wrote is dropped and `out` is what it was.
 
@@ -38,8 +38,8 @@ def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     check_free(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        partial, old = Path(beside, out.name), Path(beside, "old")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        partial, old = Path(scratch, out.name), Path(scratch, "old")
         partial.mkdir()
         yield partial
         # Somebody else may have been faster.

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lofit.errors import LofitError
+from lofit.extras import extra
 from lofit.storage.files import write_whole
 
 COMMIT = "ebd344a273d3dab0b63d8bbfd7ecdb5185ae5b7b"
@@ -48,8 +49,9 @@ def fetch(kind: str, out: Path, *, cache: Path, base_url: str = BASE_URL) -> Non
     Raises:
         LofitError: the source cannot be reached, does not have a file, or has another one than it had.
     """
-    import pooch
-    from requests import RequestException
+    with extra("pipeline", "downloads of published data need"):
+        import pooch
+        from requests import RequestException
 
     # Its log tells of every attempt; what a user can act on is in the exception.
     pooch.get_logger().setLevel(logging.ERROR)

@@ -47,12 +47,17 @@ def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
     for split in ("all", *SPLITS):
         file = folder / f"{split}.jsonl"
         for place, row in read_json_lines(file) if file.exists() else ():
-            shape = shape_of(place, row, options.columns)
+            shape = shape_of(place, row, columns_of(options))
             first = first or shape
             if shape != first:
                 allowed = " and ".join(REQUIRED[first])
                 raise LofitError(f"{place}: got {' and '.join(REQUIRED[shape])}; expected {allowed}, as before")
     return AIMS[first or "completion"]
+
+
+def columns_of(options: Options) -> dict[str, str]:
+    """Which field holds what, by key."""
+    return {str(key): field for key, field in options.columns.items()}
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
@@ -82,8 +87,8 @@ def source_files(folder: Path, options: Options) -> dict[Split, Path]:
     files: dict[Split, Path] = {split: folder / f"{split}.jsonl" for split in SPLITS}
     whole = folder / "all.jsonl"
     if whole.exists():
-        if beside := [file.name for file in files.values() if file.exists()]:
-            raise LofitError(f"{whole}: got beside {beside[0]}; expected one file for all splits, or one for each")
+        if others := [file.name for file in files.values() if file.exists()]:
+            raise LofitError(f"{whole}: got {others[0]} as well; expected one file for all splits, or one for each")
         files["train"] = whole
     wanted: tuple[tuple[Split, float | None], ...] = (("val", options.val_ratio), ("test", options.test_ratio))
     for split, ratio in wanted:
@@ -156,14 +161,14 @@ def shape_of(place: str, row: dict, columns: Mapping[str, str]) -> Shape:
 
 
 def record(place: str, row: dict, options: Options) -> Record:
-    shape = shape_of(place, row, options.columns)
+    shape = shape_of(place, row, columns_of(options))
     prompt = fill(options.template, place, row)
 
     def value(key: str, kind: type = str) -> Any:
-        return field(row, place, options.columns.get(key, key), kind)
+        return field(row, place, columns_of(options).get(key, key), kind)
 
     def texts(key: str) -> list[str]:
-        path = options.columns.get(key, key)
+        path = columns_of(options).get(key, key)
         return [field(row, place, f"{path}.{i}") for i in range(len(field(row, place, path, list)))]
 
     def continued(text: str) -> str:
@@ -176,14 +181,14 @@ def record(place: str, row: dict, options: Options) -> Record:
         return Record(_id(place, row), prompt, chosen, rejected, chat=options.chat)
     if shape == "choice":
         choices = texts("choices")
-        right = answer_index(place, _value(row, options.columns.get("answer", "answer")), choices)
+        right = answer_index(place, _value(row, columns_of(options).get("answer", "answer")), choices)
         correct = continued(choices.pop(right))
         incorrect = tuple(continued(choice) for choice in choices)
         return Record(_id(place, row), prompt, correct, correct=(correct,), incorrect=incorrect, chat=options.chat)
     completion = value("completion")
     if "\n" in completion.strip():
         raise LofitError(f"{place}: the completion has several lines; expected one, as a prediction ends with its line")
-    aliases = texts("aliases") if _value(row, options.columns.get("aliases", "aliases")) is not None else []
+    aliases = texts("aliases") if _value(row, columns_of(options).get("aliases", "aliases")) is not None else []
     return Record(_id(place, row), prompt, continued(completion), aliases=tuple(aliases), chat=options.chat)
 
 

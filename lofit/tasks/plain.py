@@ -1,7 +1,7 @@
 """Records from plain dicts, as a caller has them in Python."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from lofit.errors import LofitError
 from lofit.tasks import jsonl
@@ -18,7 +18,8 @@ def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record]
     Raises:
         LofitError: there is no row, a row has no such shape, or another than the first.
     """
-    records, shapes = [], []
+    records: list[Record] = []
+    shapes: list[str] = []
     for number, row in enumerate(rows, 1):
         if isinstance(row, Record):
             records.append(row)
@@ -35,7 +36,8 @@ def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record]
         raise LofitError("records: got none; expected at least one")
     if shapes[0] == "questions":
         return records, Objective("dpo"), Metric("multiple_choice")
-    return records, *jsonl.AIMS[shapes[0]]
+    objective, metric = jsonl.AIMS[cast(jsonl.Shape, shapes[0])]
+    return records, objective, metric
 
 
 def shape_of_record(record: Record) -> str:

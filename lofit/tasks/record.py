@@ -100,7 +100,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Objective:
-    """How records are trained on; the stage preprocess writes it beside them."""
+    """How records are trained on; the stage preprocess writes it next to them."""
 
     kind: Literal["cross_entropy", "dpo"]
 
@@ -122,7 +122,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Metric:
-    """How records are scored; the stage preprocess writes it beside them."""
+    """How records are scored; the stage preprocess writes it next to them."""
 
     kind: Literal["exact_match", "multiple_choice", "accuracy", "preference_accuracy"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lofit.errors import LofitError
+from lofit.extras import extra
 from lofit.storage.files import write_whole
 from lofit.tasks.record import SPLITS, Split
 from lofit.tasks.source import read_csv_rows, read_json_items
@@ -102,9 +103,10 @@ def content(file: Path, cache: Path) -> bytes | str:
 
 
 def read_parquet(file: Path, cache: Path) -> Iterable[dict]:
-    from datasets import Dataset
-    from datasets.exceptions import DatasetsError
-    from pyarrow import ArrowException
+    with extra("pipeline", "Parquet files need"):
+        from datasets import Dataset
+        from datasets.exceptions import DatasetsError
+        from pyarrow import ArrowException
 
     quieten()
     try:
@@ -118,8 +120,9 @@ def load_from_hub(name: str, cache: Path, *, revision: str | None, subset: str |
     # A cache for each revision: without a network, `datasets` falls back to whatever revision it finds.
     folder = cache / "datasets" / (revision or "main").replace("/", "--")
     with downloads_in(cache / "hub"):
-        import datasets
-        from datasets.exceptions import DatasetsError
+        with extra("pipeline", "hub datasets need"):
+            import datasets
+            from datasets.exceptions import DatasetsError
 
         quieten()
         try:

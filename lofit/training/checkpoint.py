@@ -41,13 +41,13 @@ class Checkpoint:
     Args:
         folder: where it is kept; None for nowhere.
         inputs: the `fingerprint` of what decides the loop's result: the state of another one is not read.
-        seconds: how long to work between two states.
+        seconds: how long to work between two states; None for `SECONDS`.
     """
 
-    def __init__(self, folder: Path | None, *, inputs: str = "", seconds: float = SECONDS) -> None:
+    def __init__(self, folder: Path | None, *, inputs: str = "", seconds: float | None = None) -> None:
         self.folder = folder
         self.inputs = inputs
-        self.seconds = seconds
+        self.seconds = SECONDS if seconds is None else seconds
         self._saved = time.monotonic()
 
     def due(self) -> bool:

@@ -103,7 +103,7 @@ def train(
     schedule = get_linear_schedule_with_warmup(optimizer, 0, total, last_epoch=done - 1)
 
     kept = None
-    if runtime.keep_prefix and adapter.lowest_layer and total - done > steps_per_epoch:
+    if runtime.keep_prefix and adapter.lowest_layer and settings.epochs > 1 and done < total:
         kept = keep_prefix(
             model,
             layout,

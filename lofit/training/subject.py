@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,8 +71,8 @@ class Subject(Case):
             )
             for index, records in enumerate((self.records, self.val))
         ]
-        start = adapter.state_dict().values()
-        inputs = fingerprint(settings.model_dump(), self.seed, str(model.dtype), *start, *map(repr, splits))
+        facts = (settings.model_dump(), self.seed, describe(adapter), sample(model))
+        inputs = fingerprint(*facts, *adapter.state_dict().values(), *map(repr, splits))
         pad_id = padding_id(tokenizer)
         with activation_checkpointing(model) if self.runtime.gradient_checkpointing else nullcontext():
             rows = loop.train(
@@ -111,3 +112,22 @@ class Subject(Case):
                 pair_logprobs(self.model, self.tokenizer, self.records, self.objective, reading=reading),
                 pair_logprobs(self.model, self.tokenizer, self.val, self.objective, reading=reading),
             )
+
+
+def describe(adapter: Adapter) -> dict:
+    """What an adapter is besides its numbers: its class, and its attributes that JSON can hold, such as its heads."""
+    plain = (bool, int, float, str, list, tuple, dict, NoneType)
+    known = {name: value for name, value in vars(adapter).items() if name[0] != "_" and isinstance(value, plain)}
+    return {"class": type(adapter).__qualname__, **known, "tensors": list(adapter.state_dict())}
+
+
+def sample(model: PreTrainedModel) -> dict:
+    """A few numbers of every weight: enough to tell two models apart, at no cost worth speaking of."""
+    return {
+        name: [
+            str(weight.dtype),
+            *weight.shape,
+            *weight.detach().flatten()[:: max(1, weight.numel() // 8)][:8].tolist(),
+        ]
+        for name, weight in model.named_parameters()
+    }

@@ -1,7 +1,7 @@
 """Which code decides a result: a hash of a page and all that it imports, which DVC can depend on.
 
 Comments, docstrings, layout and annotations that are only for type checkers do not count. Nor do the fields of
-`Settings`: their effect is in the effective settings, which stand beside the hash.
+`Settings`: their effect is in the effective settings, which stand next to the hash.
 """
 
 import ast
@@ -26,6 +26,7 @@ NEUTRAL = (
     "stages.params",
     "stages.plan",
     "lofit.errors",
+    "lofit.extras",
     "lofit.pages",
     # Decides when work is saved, not what it leads to: a resumed run ends with the same bytes.
     "lofit.training.checkpoint",

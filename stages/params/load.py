@@ -59,7 +59,8 @@ def names_in_run(raw: Any) -> list[str]:
 def cross_check(params: Params) -> list[str]:
     """Faults that only show when two blocks are read together."""
     faults = []
-    for key, values in (("tasks", params.run.tasks), ("seeds", params.run.seeds)):
+    lists: dict[str, list[Any]] = {"tasks": params.run.tasks, "seeds": params.run.seeds}
+    for key, values in lists.items():
         twice = dict.fromkeys(value for value in values if values.count(value) > 1)
         faults += [f"run.{key}: got {value!r} twice; expected each once" for value in twice]
     if params.model.name == "demo" and params.model.revision is not None:

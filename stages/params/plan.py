@@ -5,7 +5,9 @@ settings, with every default filled in, and a hash of the code (see `stages.para
 default or of one row's block reruns the cells that it reaches and no others.
 """
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lofit import methods, rankings
@@ -50,7 +52,15 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
     run, block = params.run, params.tasks[task]
     page = f"lofit.tasks.{block.kind}"
     fetched = block.fetch_data.model_dump()
-    yield ("fetch_data", task), {"kind": block.kind, "settings": fetched, "code": code_hash("stages.fetch_data")}
+    yield (
+        ("fetch_data", task),
+        {
+            "kind": block.kind,
+            "settings": fetched,
+            "files": files_hash(fetched["source"]),
+            "code": code_hash("stages.fetch_data"),
+        },
+    )
     settings = block.preprocess.model_dump()
     code = code_hash("stages.preprocess", page)
     yield ("preprocess", task), {"kind": block.kind, "settings": settings, "code": code}
@@ -87,6 +97,7 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
                 "ranking": chosen.ranking,
                 "settings": chosen.settings.model_dump(mode="json"),
                 "folds": folds,
+                "files": files_hash(getattr(chosen.settings, "file", "")),
                 "code": code_hash("stages.select_heads", chosen.page.__name__),
             },
         )
@@ -95,6 +106,17 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
         yield ("tune_bias", task, row), {"settings": settings.model_dump(mode="json"), "code": code}
     scoring = effective.evaluate(params, task, row).model_dump()
     yield ("evaluate", task, row), {"settings": scoring, "code": code_hash("stages.evaluate")}
+
+
+def files_hash(place: str) -> str | None:
+    """SHA-256 over a file, or over the files of a folder; None where `place` is neither."""
+    path = Path(place)
+    if not place or not path.exists():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def ranking_pages(default: str | None, arguments: dict[str, Any]) -> list[str]:

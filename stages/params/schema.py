@@ -140,7 +140,7 @@ class Row(Settings):
     """A page of lofit/methods."""
 
     fit: dict[str, Any] | None = None
-    """Baselines: the method's settings, and k, heads and ranking as in `lofit.fit`."""
+    """Baselines: the method's settings, and k, ranking, ranking_settings and scale_settings as in `lofit.fit`."""
 
     tasks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Baselines: what differs from `fit` on some tasks."""

@@ -318,7 +318,7 @@ def test_an_adapter_for_another_model_is_not_attached(model, changes, words):
 
 
 def test_an_adapter_attaches_to_the_model_that_its_provenance_was_taken_from(model):
-    provenance = Provenance.of("tiny", "abc", head_layout(model), training={})
+    provenance = Provenance.made_now("tiny", "abc", head_layout(model), training={})
     assert (provenance.num_layers, provenance.num_heads, provenance.target_module) == (2, 4, "self_attn.o_proj")
     assert set(provenance.libraries) == {"lofit", "torch", "transformers"}
     HeadAdapter(HEADS, torch.ones(3, 8), provenance=provenance).attach(model).detach()

@@ -59,7 +59,8 @@ class Checkout:
         return ran(output)
 
     def changed(self) -> set[str]:
-        """The names of the stages that have changed themselves, by `dvc status`, which runs none."""
+        """The names of the stages that have changed themselves, once `check` knows the edit; none of them is run."""
+        self("dvc", "repro", "check")
         lines = self("dvc", "status").splitlines()
         return {line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")}
 
@@ -175,7 +176,8 @@ def write_tiny_data(data: Path) -> None:
 
 def write_tiny_params(file: Path) -> None:
     params = yaml.safe_load(file.read_text())
-    params["run"] = {"tasks": list(TASKS), "seeds": [1], "methods": ["base", "lofit"]}
+    rows = {"baselines": ["base"], "methods": ["lofit"], "controls": [], "transfers": []}
+    params["run"] = {"name": "tiny", "tasks": list(TASKS), "seeds": [1], **rows}
     params["model"]["name"] = "data/tiny_model"
     for task in TASKS:
         block = params["tasks"][task]

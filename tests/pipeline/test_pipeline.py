@@ -14,9 +14,30 @@ import yaml
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
-CELL = "metrics/truthfulqa/1/lofit/evaluate.json"
+FITS = [("train_scales", ""), ("tune_bias", "-lofit"), ("tune_control", "-random_heads")]
+OWN_METHOD = '''
+"""The same offset at some random heads, untrained."""
+
+import torch
+
+from lofit.adapters.heads import HeadAdapter
+from lofit.settings import Settings as BaseSettings
+
+RANKING = "random"
+
+
+class Settings(BaseSettings):
+    strength: float = 1.0
+
+
+def fit(subject, settings, heads):
+    return HeadAdapter(heads, offsets=settings.strength * torch.ones(len(heads), subject.layout.head_dim))
+'''
+
+TASKS = ("truthfulqa", "clutrr")
+CELL = "metrics/tiny/truthfulqa/1/lofit/evaluate.json"
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +61,17 @@ def edit(project):
 
 
 def test_everything_runs_once_and_is_reported(project):
-    assert len(project.first) == len(set(project.first)) == 2 + 2 * (3 + 1 + 3 * 2) + 1
-    summary = (project.folder / "reports/summary.md").read_text()
-    for cell in ("truthfulqa | base", "truthfulqa | lofit", "clutrr     | lofit"):
-        assert cell in summary
-    assert (project.folder / "reports/scores.png").read_bytes().startswith(b"\x89PNG")
+    names = {stage.split("@")[0] for stage in project.first}
+    assert len(project.first) == len(set(project.first))
+    assert names == {
+        *("check", "demo_model", "base_model", "fetch_data", "preprocess", "reference", "train_scales", "select_heads"),
+        *("tune_bias", "fit_baseline", "evaluate", "evaluate_baseline", "report"),
+    }
+    summary = (project.folder / "reports/tiny/summary.md").read_text()
+    first = summary.split("# Other metrics")[0]
+    assert first.index("## truthfulqa: mc1_clean") < first.index("## clutrr: exact_match_clean")
+    assert [line[0] for line in table(project)[2:4]] == ["base", "lofit"]
+    assert (project.folder / "reports/tiny/scores.png").read_bytes().startswith(b"\x89PNG")
     shown = project("python", "-m", "stages.show")
     assert "exact_match_clean" in shown
     assert "workflowType=machine_learning" in shown
@@ -58,7 +85,6 @@ def test_a_learning_rate_of_step_2_reruns_step_2_of_its_task(project, edit):
     edit("tasks.clutrr.tune_bias.lr", 0.02)
     assert set(project.repro()) == {
         "check",
-        "tune_bias@clutrr-1-base",
         "tune_bias@clutrr-1-lofit",
         "evaluate@clutrr-1-lofit",
         "report",
@@ -66,7 +92,7 @@ def test_a_learning_rate_of_step_2_reruns_step_2_of_its_task(project, edit):
 
 
 def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(project):
-    file = project.folder / "artifacts/truthfulqa/reference.csv"
+    file = project.folder / "artifacts/reference/truthfulqa.csv"
     tokenizer = AutoTokenizer.from_pretrained(project.folder / "data/tiny_model")
     model = AutoModelForCausalLM.from_pretrained(project.folder / "data/tiny_model")
     with file.open(newline="") as opened:
@@ -74,7 +100,7 @@ def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(proje
     splits = [
         (split, json.loads(line))
         for split in ("train", "val")
-        for line in (file.parent / f"data/{split}.jsonl").read_text().splitlines()
+        for line in (project.folder / f"artifacts/data/truthfulqa/{split}.jsonl").read_text().splitlines()
     ]
     assert len(rows) == len(splits) == 12 + 4
     for row, (split, record) in zip(rows, splits, strict=True):
@@ -86,17 +112,17 @@ def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(proje
             with torch.no_grad():
                 logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
             assert float(row[column]) == pytest.approx(logprobs[start - 1 :].sum().item(), abs=1e-3)
-    assert (project.folder / "artifacts/clutrr/reference.csv").read_text() == "split,chosen,rejected\n"
+    assert (project.folder / "artifacts/reference/clutrr.csv").read_text() == "split,chosen,rejected\n"
 
     before = file.read_bytes()
     try:
         file.chmod(0o644)
         file.write_bytes(b"\n".join(before.splitlines()[:-1]) + b"\n")
-        command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1")
+        command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1", "--run", "tiny")
         output = project(*command, ok=False, LOFIT_TRACKING="off")
     finally:
         file.write_bytes(before)
-    fault = "artifacts/truthfulqa/reference.csv: got 3 rows of val; expected 4, one for each record"
+    fault = "artifacts/reference/truthfulqa.csv: got 3 rows of val; expected 4, one for each record"
     assert output.splitlines()[-1] == f"error: {fault}"
     assert project.repro() == []
 
@@ -117,52 +143,175 @@ def test_no_key_of_training_reruns_the_reference(project, edit, key, value, firs
     assert not [stage for stage in stages if stage.startswith("reference")]
 
 
-@pytest.mark.parametrize("way", ["merged", "peft"])
-def test_scoring_an_export_reruns_nothing_but_evaluation(project, edit, way):
-    before = (project.folder / CELL).read_text()
-    edit("tasks.truthfulqa.evaluate.through", way)
-    assert set(project.repro()) - {"report"} == {"check", "evaluate@truthfulqa-1-base", "evaluate@truthfulqa-1-lofit"}
-    assert (project.folder / CELL).read_text() == before
-
-
 def test_k_reruns_selection_onward_and_never_step_1(project, edit):
     edit("tasks.clutrr.select_heads.k", 4)
     stages = {stage.split("@")[0] for stage in project.repro()}
     assert stages == {"check", "select_heads", "tune_bias", "evaluate", "report"}
-    heads = (project.folder / "artifacts/tables/clutrr/1/lofit/heads.csv").read_text().splitlines()
+    heads = (project.folder / "artifacts/heads/clutrr/1/lofit.csv").read_text().splitlines()
     assert len(heads) == 1 + 4
 
 
 def test_a_change_that_selects_the_same_heads_stops_there(project, edit):
-    edit("tasks.clutrr.select_heads.draw", 7)
+    heads = [
+        line.split(",")[2:] for line in (project.folder / "artifacts/heads/clutrr/1/lofit.csv").read_text().split()[1:]
+    ]
+    file = project.folder / "data/heads/same.csv"
+    file.write_text("layer,head\n" + "".join(f"{layer},{head}\n" for layer, head in reversed(heads)))
+    edit("tasks.clutrr.select_heads", {"k": 3, "ranking": "listed", "file": "data/heads/same.csv"})
     assert {stage.split("@")[0] for stage in project.repro()} == {"check", "select_heads"}
 
 
-@pytest.mark.parametrize(
-    ("file", "stages"),
-    [
-        ("lofit/tracking.py", set()),
-        ("lofit/report.py", {"report"}),
-        ("lofit/tasks/mquake.py", {"preprocess"}),
-        ("lofit/selection.py", {"check", "train_scales", "select_heads", "tune_bias", "report"}),
-        ("stages/evaluate.py", {"evaluate"}),
-    ],
-)
-def test_a_code_change_reruns_what_depends_on_it(project, file, stages):
-    path = project.folder / file
+EDITS = {
+    "a comment": ("lofit/training/loop.py", lambda text: text + "\n# A comment.\n", set()),
+    "a docstring": ("lofit/methods/lofit.py", lambda text: text.replace('"""LoFiT: ', '"""LoFiT, ', 1), set()),
+    "a new method": ("lofit/methods/mine.py", lambda _: OWN_METHOD, set()),
+    "a page of a method": (
+        "lofit/methods/lofit.py",
+        lambda text: text.replace("    return adapter\n", "    return adapter.cpu()\n"),
+        {"tune_bias@truthfulqa-1-lofit", "tune_bias@clutrr-1-lofit"},
+    ),
+    "a ranking": (
+        "lofit/rankings/random.py",
+        lambda text: text.replace("    return scores_of(", "    return 1 * scores_of("),
+        {"rank_heads@truthfulqa-1-random_heads", "rank_heads@clutrr-1-random_heads"},
+    ),
+    "a default that no task sets": (
+        "lofit/training/settings.py",
+        lambda text: text.replace("max_length: Count = 512", "max_length: Count = 256"),
+        {f"{stage}@{task}-1{row}" for stage, row in FITS for task in ("truthfulqa", "clutrr")},
+    ),
+    "a default that one task leaves open": (
+        "lofit/training/settings.py",
+        lambda text: text.replace("beta: Positive = 0.5", "beta: Positive = 0.3"),
+        {f"{stage}@clutrr-1{row}" for stage, row in FITS},
+    ),
+    "how to run": ("runtime.yaml", lambda text: text.replace("micro_batch_size: null", "micro_batch_size: 2"), set()),
+    "the readme": ("README.md", lambda text: text + "More.\n", set()),
+}
+
+
+@pytest.fixture
+def with_control(project, edit):
+    edit("run.controls", ["random_heads"])
+    project.repro(LOFIT_TRACKING="off")
+    return project
+
+
+def test_an_edit_of_code_reruns_what_it_reaches_and_nothing_else(with_control):
+    """One walk over all edits: each is undone before the next."""
+    seen = {}
+    for name, (file, change, _) in EDITS.items():
+        path = with_control.folder / file
+        before = path.read_text() if path.exists() else None
+        path.write_text(change(before))
+        assert path.read_text() != before, name
+        try:
+            seen[name] = with_control.changed()
+        finally:
+            path.write_text(before) if before is not None else path.unlink()
+    with_control("dvc", "repro", "check")
+    assert seen == {name: wanted for name, (_, _, wanted) in EDITS.items()}
+
+
+def test_selection_onward_reruns_only_where_heads_change(with_control):
+    path = with_control.folder / "lofit/rankings/random.py"
     before = path.read_text()
-    path.write_text(before + "\n# changed\n")
     try:
-        changed = project.changed()
+        path.write_text(before.replace("    return scores_of(", "    return 1 * scores_of("))
+        stages = {stage.split("@")[0] for stage in with_control.repro(LOFIT_TRACKING="off")}
     finally:
         path.write_text(before)
-    assert {stage.split("@")[0] for stage in changed} == stages
+    assert stages == {"check", "rank_heads"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("methods.lofit.evaluate", {"batch_size": 5}, {"evaluate@truthfulqa-1-lofit", "evaluate@clutrr-1-lofit"}),
+        (
+            "methods.base.evaluate",
+            {"batch_size": 5},
+            {f"evaluate_baseline@{t}-1-base" for t in TASKS},
+        ),
+        ("tasks.clutrr.tune_bias.lr", 0.02, {"tune_bias@clutrr-1-lofit"}),
+        ("methods.lofit.tune_bias", {"lr": 0.02}, {"tune_bias@truthfulqa-1-lofit", "tune_bias@clutrr-1-lofit"}),
+        ("tasks.clutrr.train_scales.l1", 0.02, {"train_scales@clutrr-1"}),
+    ],
+)
+def test_dvc_status_tells_what_a_key_reaches_before_anything_has_run(project, edit, key, value, stages):
+    edit(key, value)
+    lines = project("dvc", "status").splitlines()
+    changed = {line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")}
+    # The list of rows in the report's own key does not change.
+    assert changed - {"check"} == stages
+
+
+def test_base_waits_for_data_and_model_only(make_checkout):
+    checkout = make_checkout("base")
+    checkout.edit("run.controls", ["random_heads"])
+    for target in ("evaluate_baseline@clutrr-1-base", "evaluate_control@clutrr-1-random_heads"):
+        ran_now = ran(checkout("dvc", "repro", target, LOFIT_TRACKING="off"))
+        assert target in ran_now
+        assert not [stage for stage in ran_now if stage.startswith(("train_scales", "select_heads"))]
+
+
+def test_draws_are_a_number_and_one_more_trains_itself_alone(project, edit):
+    edit("run.controls", ["random_heads"])
+    edit("methods.random_heads.select_heads", {"ranking": "random", "draws": 2})
+    project.repro(LOFIT_TRACKING="off")
+    folder = project.folder / "artifacts/adapters/clutrr/1/random_heads"
+    assert sorted(path.name for path in folder.iterdir()) == ["draw_1_fold_0", "draw_2_fold_0"]
+    before = project.bytes_of("artifacts/adapters/clutrr/1/random_heads/*/model.safetensors")
+    assert len(set(before.values())) == 2
+    edit("methods.random_heads.select_heads", {"ranking": "random", "draws": 3})
+    project.repro(LOFIT_TRACKING="off")
+    (trained,) = project.output.split("tune_control@clutrr-1-random_heads':")[1:]
+    trained = trained.split("Running stage")[0]
+    for draw in (1, 2):
+        assert f"draw_{draw}_fold_0: resuming at step 4 of 4" in trained
+    assert "draw_3_fold_0: resuming" not in trained
+    after = project.bytes_of("artifacts/adapters/clutrr/1/random_heads/*/model.safetensors")
+    assert {name: after[name] for name in before} == before and len(set(after.values())) == 3
+    scores = json.loads((project.folder / "metrics/tiny/clutrr/1/random_heads/evaluate.json").read_text())["test"]
+    draws = [scores[f"exact_match_clean_draw_{draw}"] for draw in (1, 2, 3)]
+    assert scores["exact_match_clean"] == pytest.approx(sum(draws) / 3, abs=1e-6)
+    summary = (project.folder / "reports/tiny/summary.md").read_text()
+    assert "(3 draws)" in summary and "range over draws" in summary
+
+
+def test_the_other_rankings_run(project, edit):
+    edit("run.methods", ["lofit", "same_layers"])
+    edit("run.transfers", ["theirs"])
+    rest = {"tune_bias": {}, "evaluate": {}}
+    edit("methods.same_layers", {"kind": "lofit", "select_heads": {"ranking": "random_same_layers"}, **rest})
+    edit("methods.theirs", {"kind": "lofit", "select_heads": {"ranking": "from_task", "task": "clutrr"}, **rest})
+    project.repro(LOFIT_TRACKING="off")
+    read = lambda task, row: (project.folder / f"artifacts/heads/{task}/1/{row}.csv").read_text().split()[1:]  # noqa: E731
+    layers = [[line.split(",")[2] for line in read("truthfulqa", row)] for row in ("lofit", "same_layers")]
+    assert layers[0] == layers[1]
+    assert read("truthfulqa", "theirs") == read("clutrr", "lofit")
+
+
+def test_a_method_of_ones_own_is_one_file_and_one_row(project, edit):
+    page = project.folder / "lofit/methods/mine.py"
+    page.write_text(OWN_METHOD)
+    try:
+        edit("run.baselines", ["base", "mine"])
+        edit("methods.mine", {"kind": "mine", "fit": {"k": 2, "strength": 0.5}, "evaluate": {}})
+        stages = project.repro(LOFIT_TRACKING="off")
+        assert {stage.split("@")[0] for stage in stages} == {"check", "fit_baseline", "evaluate_baseline", "report"}
+        assert {stage.rpartition("-")[2] for stage in stages if "@" in stage} == {"mine"}
+        assert [line[0] for line in table(project)[2:5]] == ["base", "mine", "lofit"]
+        page.write_text(OWN_METHOD.replace("torch.ones", "2 * torch.ones"))
+        assert project.changed() == {f"fit_baseline@{task}-1-mine" for task in TASKS}
+    finally:
+        page.unlink()
 
 
 def test_faulty_params_are_refused_before_anything_runs(project, edit):
-    made = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/*")
+    made = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/**/*")
     edit("tasks.clutrr.tune_bias.lr", "1e-3")
-    edit("run.methods", ["base", "lofit", "lofti"])
+    edit("run.methods", ["lofit", "lofti"])
     edit("tasks.truthfulqa.evaluate.batch_size", 0)
     assert project.repro(ok=False) == ["check"]
     for fault in (
@@ -172,8 +321,9 @@ def test_faulty_params_are_refused_before_anything_runs(project, edit):
     ):
         assert fault in project.output
     assert "Traceback" not in project.output
-    left = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/*")
-    assert {name: left[name] for name in left} == {name: made[name] for name in made if name != "artifacts/checked.txt"}
+    left = project.bytes_of("artifacts/**/*", "metrics/**/*", "reports/**/*")
+    assert {name: left[name] for name in left} == {name: made[name] for name in made if name in left}
+    assert {name for name in made if name not in left} <= {name for name in made if "artifacts/plan/" in name}
 
 
 def test_more_heads_than_the_model_has_are_refused_before_a_model_is_loaded(project, edit):
@@ -190,7 +340,7 @@ def test_a_broken_data_file_is_one_line(project, edit):
     (folder / "train.json").write_text('[{"id": "1", "clean_story": "x"')
     edit("tasks.clutrr.fetch_data.source", "data/broken")
     project.repro(ok=False)
-    assert "error: artifacts/clutrr/raw/train.json" in project.output
+    assert "error: artifacts/raw/clutrr/train.json" in project.output
     assert "cut short" in project.output
     assert "Traceback" not in project.output
     (folder / "train.json").unlink()
@@ -225,7 +375,7 @@ def test_every_cell_has_one_complete_row(project):
     for metric in ("test/exact_match_clean", "train_scales/loss", "tune_bias/val_loss", "trained_parameters"):
         assert metric in row.data.metrics
     names = {artifact.path for artifact in client.list_artifacts(row.info.run_id)}
-    assert {"adapter", "heads.csv", "heads.png", "predictions.jsonl"} <= names
+    assert {"adapter", "heads", "heads.png", "predictions"} <= names
     curve = client.get_metric_history(row.info.run_id, "tune_bias/loss")
     assert len(curve) == row.data.metrics["tune_bias/steps"]
     made_by = client.search_runs([training], f"tags.md5 = '{row.data.tags['md5.scales']}'")
@@ -242,12 +392,12 @@ def test_a_row_is_complete_although_step_1_came_from_the_cache(project, edit):
 
 def test_a_killed_stage_resumes_and_ends_with_the_same_bytes(project, edit):
     edit("tasks.truthfulqa.tune_bias.epochs", 400)
-    outs = "artifacts/truthfulqa/1/lofit/**/*"
+    outs = "artifacts/adapters/truthfulqa/1/lofit/**/*"
     with subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.env, start_new_session=True) as process:
         home = project.folder / "checkpoints" / "workspace" / "tune_bias-truthfulqa-1-lofit"
         wait_for(lambda: list(home.rglob("state.safetensors")), process)
         os.killpg(process.pid, signal.SIGKILL)
-    assert not (project.folder / "artifacts/truthfulqa/1/lofit/adapter").exists()
+    assert not (project.folder / "artifacts/adapters/truthfulqa/1/lofit").exists()
     stages = project.repro()
     assert "tune_bias@truthfulqa-1-lofit" in stages
     assert "resuming" in project.output
@@ -265,20 +415,23 @@ def test_both_folds_are_tuned_apart_and_averaged(project, edit):
     edit("tasks.truthfulqa.preprocess.folds", [0, 1])
     edit("tasks.truthfulqa.preprocess.protocol", "lofit")
     project.repro()
-    cell = project.folder / "artifacts/truthfulqa/1/lofit"
-    adapters = [json.loads((cell / folder / "config.json").read_text()) for folder in ("adapter", "adapter/fold_1")]
+    cell = project.folder / "artifacts/adapters/truthfulqa/1/lofit"
+    adapters = [json.loads((cell / folder / "config.json").read_text()) for folder in ("fold_0", "fold_1")]
     assert [adapter["training"]["fold"] for adapter in adapters] == [0, 1]
     # The published code's reference has the seed's fresh vectors in it, so there is none to share.
-    assert (project.folder / "artifacts/truthfulqa/reference.csv").read_text() == "split,chosen,rejected\n"
-    assert (cell / "adapter/model.safetensors").read_bytes() != (cell / "adapter/fold_1/model.safetensors").read_bytes()
+    assert (project.folder / "artifacts/reference/truthfulqa.csv").read_text() == "split,chosen,rejected\n"
+    assert (cell / "fold_0/model.safetensors").read_bytes() != (cell / "fold_1/model.safetensors").read_bytes()
     scores = json.loads((project.folder / CELL).read_text())["test"]
     folds = [scores["mc2_lofit_fold_0"], scores["mc2_lofit_fold_1"]]
     assert folds[0] != folds[1] and scores["mc2_lofit"] == pytest.approx(sum(folds) / 2, abs=1e-6)
-    ids = [json.loads(line)["id"] for line in (cell / "predictions.jsonl").read_text().splitlines()]
+    ids = [
+        json.loads(line)["id"]
+        for line in (project.folder / "artifacts/predictions/truthfulqa/1/lofit.jsonl").read_text().splitlines()
+    ]
     assert len(ids) == len(set(ids)) == 6 + 5
-    (row,) = [line for line in table(project) if line[:3] == ["truthfulqa", "lofit", "mc2_lofit"]]
-    assert float(row[3]) == pytest.approx(scores["mc2_lofit"], abs=5e-4)
-    assert "a mean over questions and folds, with" in (project.folder / "reports/summary.md").read_text()
+    (row,) = [line for line in table(project) if line[:2] == ["mc2_lofit", "lofit"]]
+    assert float(row[2]) == pytest.approx(scores["mc2_lofit"], abs=5e-4)
+    assert "a mean over questions and folds, with" in (project.folder / "reports/tiny/summary.md").read_text()
 
 
 def test_several_processes_share_the_work_and_train_the_same_vectors(project, edit):
@@ -305,17 +458,16 @@ def test_several_processes_share_the_work_and_train_the_same_vectors(project, ed
 def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):
     folder = project.folder / "data" / "heads"
     np.save(folder / "theirs.npy", np.array([(1, 3), (0, 0), (1, 1), (0, 2)]))
-    edit("tasks.clutrr.select_heads.source", "data/heads/theirs.npy")
-    edit("tasks.clutrr.select_heads.k", 2)
+    edit("tasks.clutrr.select_heads", {"k": 2, "ranking": "listed", "file": "data/heads/theirs.npy"})
     project.repro()
-    heads = (project.folder / "artifacts/tables/clutrr/1/lofit/heads.csv").read_text()
-    assert heads == "fold,layer,head\n0,0,0\n0,1,3\n"
+    heads = (project.folder / "artifacts/heads/clutrr/1/lofit.csv").read_text()
+    assert heads == "draw,fold,layer,head\n1,0,0,0\n1,0,1,3\n"
     for key, value, fault in (
         ("k", 5, "tasks.clutrr.select_heads.k: got 5; expected 1 to 4, the heads that data/heads/theirs.npy lists"),
         (
-            "source",
+            "file",
             "data/theirs.npy",
-            "tasks.clutrr.select_heads.source: got 'data/theirs.npy'; expected a file in data/heads/",
+            "tasks.clutrr.select_heads.file: got 'data/theirs.npy'; expected a file in data/heads/",
         ),
     ):
         edit(f"tasks.clutrr.select_heads.{key}", value)
@@ -327,7 +479,7 @@ def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):
 def test_two_checkouts_give_the_same_bytes(project, make_checkout):
     other = make_checkout("other")
     other.repro(LOFIT_TRACKING="off")
-    patterns = ("artifacts/**/*", "metrics/**/*", "reports/*")
+    patterns = ("artifacts/**/*", "metrics/**/*", "reports/**/*")
     assert other.bytes_of(*patterns) == project.bytes_of(*patterns)
     locks = [yaml.safe_load((place.folder / "dvc.lock").read_text()) for place in (project, other)]
     outs = [{name: stage.get("outs") for name, stage in lock["stages"].items()} for lock in locks]
@@ -348,8 +500,8 @@ def test_experiments_run_from_the_command_line_and_from_the_queue(project):
 
 def vectors(project):
     """Every trained tensor of the checkout, by file and name."""
-    files = [*project.folder.glob("artifacts/*/1/scales.safetensors")]
-    files += project.folder.glob("artifacts/*/1/lofit/adapter/model.safetensors")
+    files = [*project.folder.glob("artifacts/scales/1/*/scales.safetensors")]
+    files += project.folder.glob("artifacts/adapters/*/1/lofit/fold_0/model.safetensors")
     return {
         f"{file.relative_to(project.folder)} {name}": tensor
         for file in files
@@ -357,9 +509,13 @@ def vectors(project):
     }
 
 
+def ran(output):
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
 def table(project):
     """The cells of each line of the summary's table."""
-    lines = (project.folder / "reports/summary.md").read_text().splitlines()
+    lines = (project.folder / "reports/tiny/summary.md").read_text().splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 

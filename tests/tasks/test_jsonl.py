@@ -304,7 +304,7 @@ def test_three_files_are_taken_as_they_are(tmp_path):
         (["all"], {"val": 0.2}, "preprocess.test_ratio: missing; expected the share of "),
         (["train"], {"test": 0.2}, "preprocess.val_ratio: missing; expected the share of "),
         (["train", "val"], {}, "preprocess.test_ratio: missing; expected the share of "),
-        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got beside test.jsonl; expected one file for all"),
+        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got test.jsonl as well; expected one file for all"),
         ([], {"val": 0.2, "test": 0.2}, "train.jsonl: no such file"),
         (
             ["all"],
