@@ -5,8 +5,10 @@ from pathlib import Path
 
 from lofit.errors import LofitError
 from lofit.tasks import download, user_data
+from lofit.tasks.record import Source
 from stages import paths
 from stages.command import Task, main
+from stages.keys import keys_of
 from stages.plan import read_plan
 
 
@@ -17,7 +19,8 @@ def fetch_data(task: Task) -> None:
     cache = paths.cache_folder() / "data"
     if plan["kind"] == "jsonl":
         where = {key: plan["settings"][key] for key in ("revision", "subset", "splits")}
-        user_data.fetch(source, out, cache=cache, **where)
+        with keys_of(f"tasks.{task}.fetch_data", Source):
+            user_data.fetch(source, out, cache=cache, **where)
     elif source == "public":
         download.fetch(plan["kind"], out, cache=cache)
     else:

@@ -100,8 +100,13 @@ class Parts:
             )
             self._steps += len(self.progress[part].history)
 
-    def write(self, parameters: dict[Part, int], metrics: Path, curve: Path) -> None:
-        """Write metrics and curve of the whole cell, and drop its checkpoints; the trained parameters are by part."""
+    def write(self, parameters: dict[Part, int], metrics: Path, curve: Path, *, keep_checkpoints: bool = False) -> None:
+        """Write metrics and curve of the whole cell, and drop its checkpoints.
+
+        Args:
+            parameters: how many numbers each part has trained.
+            keep_checkpoints: leave the finished parts where a cell with one more part finds them.
+        """
         figures = [summarise(progress, parameters[part]) for part, progress in self.progress.items()]
         rows, done = [], 0
         for (draw, fold), progress in self.progress.items():
@@ -112,8 +117,7 @@ class Parts:
             self.run.metrics({"val_loss": total["val_loss"]}, step=done)
         write_history(curve, rows)
         write_json(metrics, total)
-        # Of several draws, finished ones are kept: one more draw finds them there and trains itself alone.
-        if len({draw for draw, _ in self.inputs}) == 1:
+        if not keep_checkpoints:
             for folder in self.checkpoints.values():
                 shutil.rmtree(folder, ignore_errors=True)
 

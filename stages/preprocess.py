@@ -5,13 +5,15 @@ from lofit.storage.files import write_json
 from lofit.tasks.record import Options
 from stages import paths
 from stages.command import Run, Task, main
+from stages.keys import keys_of
 from stages.plan import read_plan
 
 
 def preprocess(task: Task, run: Run) -> None:
     plan = read_plan("preprocess", task)
     options = Options.of(plan["settings"])
-    counts = tasks.preprocess(plan["kind"], paths.raw_folder(task), paths.data_folder(task), options)
+    with keys_of(f"tasks.{task}.preprocess", Options):
+        counts = tasks.preprocess(plan["kind"], paths.raw_folder(task), paths.data_folder(task), options)
     write_json(paths.metrics_folder(run, task) / "preprocess.json", counts)
 
 

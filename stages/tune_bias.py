@@ -23,7 +23,10 @@ def tune_bias(task: Task, seed: Seed, method: Method, run: Run) -> None:
             return
         write_adapters(adapters, task, seed, method, plan["settings"])
         metrics = paths.metrics_folder(run, task, seed, method) / "tune_bias.json"
-        parts.write(trained_parameters(adapters), metrics, paths.curve_file(task, seed, method))
+        curve = paths.curve_file(task, seed, method)
+        # Where heads are drawn, one more draw finds the others finished and trains itself alone.
+        drawn = "draws" in read_plan("select_heads", task, method)["settings"]
+        parts.write(trained_parameters(adapters), metrics, curve, keep_checkpoints=drawn)
         tracker.tags({"md5": md5_of(sorted(paths.adapter_folder(task, seed, method).rglob(WEIGHTS_FILE)))})
 
 

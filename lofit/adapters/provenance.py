@@ -16,7 +16,7 @@ class Provenance(Settings):
     """What is known of an adapter's making; nothing of it is needed to use the adapter."""
 
     base_model: str | None = None
-    """Hub id, or the name that it has in params.yaml."""
+    """Hub id or folder, or another name that its maker gave it."""
 
     base_revision: str | None = None
     """Commit on the hub, or SHA-256 over the files of a folder."""

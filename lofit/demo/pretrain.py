@@ -47,7 +47,7 @@ def build(folder: Path, *, world: int, checkpoint: Checkpoint, recipe: Recipe = 
     for task, score in scores.items():
         if score < recipe.gate:
             raise UnlearnedError(
-                f"model.world {world}: after {steps} steps the demo model answers {score:.3f} of {task}'s cued "
+                f"world {world}: after {steps} steps the demo model answers {score:.3f} of {task}'s cued "
                 f"questions and {recipe.gate} are needed; choose another world"
             )
     model.save_pretrained(folder / "model")

@@ -15,7 +15,7 @@ from lofit.storage.files import write_whole
 COMMIT = "ebd344a273d3dab0b63d8bbfd7ecdb5185ae5b7b"
 BASE_URL = f"https://raw.githubusercontent.com/fc2869/lo-fit/{COMMIT}/dataset/"
 RETRIES = 3
-WAY_OUT = "a folder with these files, named in tasks.<task>.fetch_data.source (see data/README.md)"
+WAY_OUT = "a folder with these files, named as the source (see data/README.md)"
 
 FILES = {
     "truthfulqa": {

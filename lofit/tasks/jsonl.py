@@ -94,10 +94,10 @@ def source_files(folder: Path, options: Options) -> dict[Split, Path]:
     for split, ratio in wanted:
         if files[split].exists():
             if ratio is not None:
-                raise LofitError(f"preprocess.{split}_ratio: got {ratio}; expected null, since there is {files[split]}")
+                raise LofitError(f"{split}_ratio: got {ratio}; expected null, since there is {files[split]}")
         elif ratio is None:
             raise LofitError(
-                f"preprocess.{split}_ratio: missing; expected the share of {files['train'].name} to take for {split}, "
+                f"{split}_ratio: missing; expected the share of {files['train'].name} to take for {split}, "
                 f"such as 0.2, or a source with a file called {split}"
             )
         else:
@@ -146,7 +146,7 @@ def shape_of(place: str, row: dict, columns: Mapping[str, str]) -> Shape:
     keys: dict[Shape, tuple[str, ...]] = {shape: REQUIRED[shape] + OPTIONAL[shape] for shape in REQUIRED}
     named = [shape for shape in keys if any(key in columns for key in keys[shape])]
     if len(named) > 1:
-        raise LofitError(f"preprocess.columns: got {', '.join(columns)}; expected {SHAPES}")
+        raise LofitError(f"columns: got {', '.join(columns)}; expected {SHAPES}")
     shapes = named or [shape for shape in keys if any(_value(row, key) is not None for key in keys[shape])]
     if len(shapes) == 1:
         missing = [key for key in REQUIRED[shapes[0]] if _value(row, columns.get(key, key)) is None]
@@ -156,7 +156,7 @@ def shape_of(place: str, row: dict, columns: Mapping[str, str]) -> Shape:
             raise LofitError(f"{place}: no field {columns.get(missing[0], missing[0])!r}; got {', '.join(row)}")
     raise LofitError(
         f"{place}: got {', '.join(row) or 'no field'}; expected, besides the prompt, {SHAPES} "
-        "(preprocess.columns says which field is which)"
+        "(columns says which field is which)"
     )
 
 
@@ -236,7 +236,7 @@ def fill(template: str, place: str, row: dict) -> str:
     except ValueError as error:
         if isinstance(error, LofitError):
             raise
-        raise LofitError(f"preprocess.template: got {template!r} ({error}); expected text and {{field}}") from None
+        raise LofitError(f"template: got {template!r} ({error}); expected text and {{field}}") from None
     prompt = "".join(pieces)
     if not prompt.strip():
         raise LofitError(f"{place}: the prompt is blank; expected at least one word")

@@ -19,6 +19,23 @@ TUNING_SPLITS: tuple[Split, ...] = ("train", "val")
 """Those that the training stages read."""
 
 
+class Source(Settings):
+    """Where a task's files come from."""
+
+    source: Text
+    """`demo` for the generated files, `public` to download the published ones, or a folder. For kind jsonl: a file, a
+    folder of split files, or the id of a dataset on the Hugging Face hub."""
+
+    revision: str | None = None
+    """Kind jsonl: branch, tag or commit of the hub dataset."""
+
+    subset: str | None = None
+    """Kind jsonl: which configuration of the hub dataset."""
+
+    splits: dict[Literal["train", "val", "test"], Text] = Field(default_factory=dict)
+    """Kind jsonl: what the hub dataset calls our splits, where that is not train, validation and test."""
+
+
 class Options(Settings):
     """How published files, or a user's own, become records."""
 

@@ -53,7 +53,7 @@ def fetch(
     if path.exists():
         for key, value in (("revision", revision), ("subset", subset), ("splits", dict(splits))):
             if value:
-                raise LofitError(f"fetch_data.{key}: got {value!r}; expected only for a hub dataset, not for {source}")
+                raise LofitError(f"{key}: got {value!r}; expected only for a hub dataset, not for {source}")
         files = split_files(path) if path.is_dir() else {"all": path}
         contents = {name: content(file, cache) for name, file in files.items()}
     elif HUB_ID.fullmatch(source) and path.suffix not in EXTENSIONS:
@@ -62,7 +62,7 @@ def fetch(
         contents = {split: lines(f"{source}, split {name}", loaded[name]) for split, name in names.items()}
     else:
         raise LofitError(
-            f"fetch_data.source: no such file or folder: {source}; "
+            f"source: no such file or folder: {source}; "
             "expected a file, a folder, or the id of a hub dataset, owner/name"
         )
     for name, text in contents.items():
@@ -99,7 +99,7 @@ def content(file: Path, cache: Path) -> bytes | str:
         return lines(str(file), (row for _, row in read_csv_rows(file, columns=())))
     if file.suffix == ".parquet":
         return lines(str(file), read_parquet(file, cache))
-    raise LofitError(f"fetch_data.source: got {file}; expected a file in {', '.join(EXTENSIONS)}")
+    raise LofitError(f"source: got {file}; expected a file in {', '.join(EXTENSIONS)}")
 
 
 def read_parquet(file: Path, cache: Path) -> Iterable[dict]:
@@ -129,13 +129,13 @@ def load_from_hub(name: str, cache: Path, *, revision: str | None, subset: str |
             return datasets.load_dataset(name, subset, revision=revision, cache_dir=str(folder))
         except ConnectionError:
             raise LofitError(
-                f"fetch_data.source: no file or folder {name} here, and the hub cannot be reached for a dataset; "
+                f"source: no file or folder {name} here, and the hub cannot be reached for a dataset; "
                 "expected a file or folder that exists, or a hub dataset with a network connection"
             ) from None
         except (DatasetsError, OSError, ValueError, RuntimeError, ImportError) as error:
             asked = "".join(f", {key} {value}" for key, value in (("revision", revision), ("subset", subset)) if value)
             raise LofitError(
-                f"fetch_data.source: no file or folder {name} here, and as a hub dataset{asked}: {one_line(error)}"
+                f"source: no file or folder {name} here, and as a hub dataset{asked}: {one_line(error)}"
             ) from None
 
 
@@ -161,13 +161,13 @@ def hub_splits(source: str, found: list[str], wanted: Mapping[Split, str]) -> di
     """What the dataset calls each split that is to be taken from it; none is taken twice."""
     for split, name in wanted.items():
         if name not in found:
-            raise LofitError(f"fetch_data.splits.{split}: got {name!r}; expected {', '.join(found)}, as in {source}")
+            raise LofitError(f"splits.{split}: got {name!r}; expected {', '.join(found)}, as in {source}")
     if len(set(wanted.values())) < len(wanted):
-        raise LofitError(f"fetch_data.splits: got {dict(wanted)}; expected another name for each split")
+        raise LofitError(f"splits: got {dict(wanted)}; expected another name for each split")
     usual = {split: name for split, name in HUB_SPLITS.items() if name in found and name not in wanted.values()}
     taken = {**usual, **wanted}
     if "train" not in taken:
-        raise LofitError(f"fetch_data.splits: {source} has no split 'train'; expected train: {' or '.join(found)}")
+        raise LofitError(f"splits: {source} has no split 'train'; expected train: {' or '.join(found)}")
     return taken
 
 

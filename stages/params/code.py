@@ -22,6 +22,7 @@ NEUTRAL = (
     ),
     "stages.mlflow_row",
     "stages.checkpoints",
+    "stages.keys",
     # Validates what the plan holds.
     "stages.params",
     "stages.plan",

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from lofit.methods import lofit
 from lofit.rankings.scale_norm import ScaleSettings
 from lofit.settings import Count, Name, Seed, Settings, Text
-from lofit.tasks.record import Options
+from lofit.tasks.record import Options, Source
 
 GROUPS = ("baselines", "methods", "controls", "transfers")
 """The lists of rows in `run`, in the order in which the report shows them."""
@@ -74,23 +74,6 @@ class Model(Settings):
     """Which generated world the demo model learns."""
 
 
-class FetchData(Settings):
-    """Where a task's published files come from."""
-
-    source: Text
-    """`demo` for the generated files, `public` to download the published ones, or a folder. For kind jsonl: a file, a
-    folder of split files, or the id of a dataset on the Hugging Face hub."""
-
-    revision: str | None = None
-    """Kind jsonl: branch, tag or commit of the hub dataset."""
-
-    subset: str | None = None
-    """Kind jsonl: which configuration of the hub dataset."""
-
-    splits: dict[Literal["train", "val", "test"], Text] = Field(default_factory=dict)
-    """Kind jsonl: what the hub dataset calls our splits, where that is not train, validation and test."""
-
-
 class SelectHeads(Settings):
     """Between the steps: which heads to tune. Other keys are the ranking's own settings."""
 
@@ -125,7 +108,7 @@ class Task(Settings):
     kind: Name
     """A page of lofit/tasks: a published task, or `jsonl` for one's own. Two tasks may share one."""
 
-    fetch_data: FetchData
+    fetch_data: Source
     preprocess: Options
     train_scales: ScaleSettings | None = None
     select_heads: SelectHeads | None = None

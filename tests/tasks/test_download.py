@@ -120,7 +120,7 @@ def test_a_source_that_cannot_be_reached_is_one_line(fetch, source, tmp_path, fa
         fetch()
     assert str(refusal.value) == (
         f"{source.url}/MQuAKE/train.jsonl: got {met}; expected a network that reaches it, or a folder with these "
-        "files, named in tasks.<task>.fetch_data.source (see data/README.md)"
+        "files, named as the source (see data/README.md)"
     )
     assert not (tmp_path / "out").exists() and not contents(tmp_path / "cache")
     assert len(source.requests) == (0 if fault == "off" else download.RETRIES + 1)

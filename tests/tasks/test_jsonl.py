@@ -90,11 +90,11 @@ def test_a_template_is_filled_once_from_the_fields_of_the_line(tmp_path, templat
         ("{blank}", "FILE, line 1: the prompt is blank"),
         (
             "{prompt",
-            "preprocess.template: got '{prompt' (expected",
+            "template: got '{prompt' (expected",
         ),
-        ("prompt}", "preprocess.template: got 'prompt}' ("),
-        ("{prompt:>9}", "preprocess.template: got '{prompt:>9}' (a field has a name and no format)"),
-        ("{prompt!r}", "preprocess.template: got '{prompt!r}' (a field has a name and no format)"),
+        ("prompt}", "template: got 'prompt}' ("),
+        ("{prompt:>9}", "template: got '{prompt:>9}' (a field has a name and no format)"),
+        ("{prompt!r}", "template: got '{prompt!r}' (a field has a name and no format)"),
         ("{}", "FILE, line 1: no field '', which the template names"),
     ],
 )
@@ -146,7 +146,7 @@ def test_columns_reach_into_lists_and_blocks(tmp_path):
         (
             COMPLETION,
             {"answer": "a", "chosen": "b"},
-            "preprocess.columns: got answer, chosen; expected completion;",
+            "columns: got answer, chosen; expected completion;",
         ),
     ],
 )
@@ -299,11 +299,11 @@ def test_three_files_are_taken_as_they_are(tmp_path):
         (
             ["all"],
             {},
-            "preprocess.val_ratio: missing; expected the share of ",
+            "val_ratio: missing; expected the share of ",
         ),
-        (["all"], {"val": 0.2}, "preprocess.test_ratio: missing; expected the share of "),
-        (["train"], {"test": 0.2}, "preprocess.val_ratio: missing; expected the share of "),
-        (["train", "val"], {}, "preprocess.test_ratio: missing; expected the share of "),
+        (["all"], {"val": 0.2}, "test_ratio: missing; expected the share of "),
+        (["train"], {"test": 0.2}, "val_ratio: missing; expected the share of "),
+        (["train", "val"], {}, "test_ratio: missing; expected the share of "),
         (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got test.jsonl as well; expected one file for all"),
         ([], {"val": 0.2, "test": 0.2}, "train.jsonl: no such file"),
         (
@@ -330,7 +330,7 @@ def test_a_ratio_beside_the_file_of_its_split_is_refused(tmp_path, split):
     with pytest.raises(LofitError) as refusal:
         splits(tmp_path, **{f"{split}_ratio": 0.2})
     file = tmp_path / f"{split}.jsonl"
-    assert str(refusal.value) == f"preprocess.{split}_ratio: got 0.2; expected null, since there is {file}"
+    assert str(refusal.value) == f"{split}_ratio: got 0.2; expected null, since there is {file}"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_folder_without_train_or_with_two_of_a_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("mine.txt", "a", "fetch_data.source: got FILE; expected a file in .jsonl, .json, .csv, .parquet"),
+        ("mine.txt", "a", "source: got FILE; expected a file in .jsonl, .json, .csv, .parquet"),
         ("mine.csv", "prompt,completion\na\n", "FILE, line 2: got 1 columns"),
         ("mine.json", '[{"a": 1},\n', "FILE, line 2: cut short or not JSON"),
         ("mine.parquet", "not a table", "FILE: not Parquet, or without rows (Parquet magic bytes not found"),
@@ -183,7 +183,7 @@ def test_nothing_is_written_where_one_split_is_faulty(tmp_path):
 def test_what_can_be_no_hub_dataset_is_not_looked_for_there(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", lambda *rest, **options: pytest.fail("asked the hub"))
-    refuse(tmp_path, source, f"fetch_data.source: no such file or folder: {source}; expected a file, a folder, or ")
+    refuse(tmp_path, source, f"source: no such file or folder: {source}; expected a file, a folder, or ")
 
 
 @pytest.mark.parametrize("key", ["revision", "subset", "splits"])
@@ -209,7 +209,7 @@ def test_a_hub_dataset_is_read_at_its_revision_and_without_a_network_from_the_ca
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(tmp_path, "me/pets", revision="v1") == first
-    refuse(tmp_path, "me/pets", "fetch_data.source: no file or folder me/pets here, and the hub cannot be reached")
+    refuse(tmp_path, "me/pets", "source: no file or folder me/pets here, and the hub cannot be reached")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_hub_dataset_is_read_at_its_revision_and_without_a_network_from_the_ca
     ],
 )
 def test_a_hub_dataset_that_cannot_be_loaded_is_refused(tmp_path, hub, source, options, words):
-    message = refuse(tmp_path, source, f"fetch_data.source: no file or folder {words}", **options)
+    message = refuse(tmp_path, source, f"source: no file or folder {words}", **options)
     assert ("'easy', 'hard'" in message) == (source == "me/two") and "load_dataset" not in message
 
 
@@ -240,7 +240,7 @@ def test_a_fault_while_a_hub_dataset_is_loaded_is_one_line_and_leaves_the_settin
     monkeypatch.delenv("HF_XET_CACHE", raising=False)
     if usual:
         monkeypatch.setenv("HF_XET_CACHE", usual)
-    message = refuse(tmp_path, "me/pets", "fetch_data.source: no file or folder me/pets here")
+    message = refuse(tmp_path, "me/pets", "source: no file or folder me/pets here")
     assert message.endswith("as a hub dataset: No space left")
     assert seen == [str(tmp_path / "cache" / "hub" / "xet")] and os.environ.get("HF_XET_CACHE") == usual
 
@@ -281,7 +281,7 @@ def test_splits_of_a_hub_dataset_go_by_their_names_and_none_is_taken_twice(tmp_p
         ({"val": "test", "test": "test"}, ": got {'val': 'test', 'test': 'test'}; expected another name for each"),
         ({"val": "train"}, ": me/pets has no split 'train'; expected train: train or validation or test"),
     ):
-        refuse(tmp_path, "me/pets", f"fetch_data.splits{words}", splits=splits)
+        refuse(tmp_path, "me/pets", f"splits{words}", splits=splits)
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
