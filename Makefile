@@ -15,7 +15,7 @@ repro: .venv/installed
 	@python -m stages.show
 
 # A worker for each core, with one thread of torch; what a group of tests shares is made once.
-PARALLEL := -n auto --dist loadgroup
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 test: lint
 	pytest $(PARALLEL)

@@ -21,6 +21,11 @@ TEXT = [
 ] * 3
 
 
+def pytest_collection_modifyitems(items):
+    # The longest files first, so that no worker starts one when the others have finished.
+    items.sort(key=lambda item: "tests/pipeline/test_" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def make_model():
     """A frozen random Llama of 2 layers x 4 heads x 8 numbers; keywords change its config."""

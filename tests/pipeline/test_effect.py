@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("effect")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from stages.params.load import load, validate
 from stages.params.plan import plans
 from stages.plan import plan_file
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OTHER_PAGE = '"""Another method."""\n\nfrom lofit.methods.none import Settings, fit\n\nRANKING = None\n'

@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.slow
 
 FITS = [("train_scales", ""), ("tune_bias", "-lofit"), ("tune_control", "-random_heads")]
 OWN_METHOD = '''

@@ -13,8 +13,6 @@ import pytest
 
 from stages import mlflow_writer, tracking
 
-pytestmark = pytest.mark.xdist_group("tracking")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
