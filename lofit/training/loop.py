@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel
 
 from lofit.adapters.base import Adapter
 from lofit.errors import LofitError
@@ -100,7 +101,8 @@ def train(
         history += rows
         for row in rows:
             progress.on_step(row)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, total, last_epoch=done - 1)
+    # Not transformers' schedule of the same form: importing it costs every process some seconds.
+    schedule = LambdaLR(optimizer, lambda step: max(0.0, (total - step) / max(1, total)), last_epoch=done - 1)
 
     kept = None
     if runtime.keep_prefix and adapter.lowest_layer and settings.epochs > 1 and done < total:

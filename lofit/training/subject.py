@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.base import Adapter
@@ -123,11 +124,9 @@ def describe(adapter: Adapter) -> dict:
 
 def sample(model: PreTrainedModel) -> dict:
     """A few numbers of every weight: enough to tell two models apart, at no cost worth speaking of."""
-    return {
-        name: [
-            str(weight.dtype),
-            *weight.shape,
-            *weight.detach().flatten()[:: max(1, weight.numel() // 8)][:8].tolist(),
-        ]
-        for name, weight in model.named_parameters()
-    }
+
+    def numbers(weight: Tensor) -> list[float]:
+        # Weights that are offloaded have none here.
+        return [] if weight.is_meta else weight.detach().flatten()[:: max(1, weight.numel() // 8)][:8].tolist()
+
+    return {name: [str(weight.dtype), *weight.shape, *numbers(weight)] for name, weight in model.named_parameters()}

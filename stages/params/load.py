@@ -1,6 +1,7 @@
 """params.yaml, read and validated in one go: every fault is reported at once."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -9,14 +10,11 @@ from pydantic import ValidationError
 
 from lofit import methods
 from lofit.errors import LofitError
-from lofit.pages import page_names
+from lofit.pages import find_page, page_names
 from lofit.settings import faults_in
 from stages.params import effective
 from stages.params.schema import GROUPS, Params, Task
 from stages.params.yaml_file import read_yaml
-
-NO_TASKS = {"download", "plain", "record", "source", "user_data", "clutrr_prompt"}
-"""Modules of lofit/tasks that are no tasks."""
 
 
 def load(file: Path) -> Params:
@@ -73,9 +71,16 @@ def cross_check(params: Params) -> list[str]:
     return faults
 
 
+@cache
+def task_kinds() -> list[str]:
+    """The modules of lofit/tasks that are tasks: those that say how their records are trained on and scored."""
+    package = "lofit.tasks"
+    return [name for name in page_names(package) if hasattr(find_page(package, name, what="task"), "aims")]
+
+
 def task_faults(name: str, task: Task, params: Params) -> Iterator[str]:
     """What is wrong with a task's blocks."""
-    kinds = [kind for kind in page_names("lofit.tasks") if kind not in NO_TASKS]
+    kinds = task_kinds()
     if task.kind not in kinds:
         yield f"tasks.{name}.kind: got {task.kind!r}; expected {', '.join(kinds)}"
         return
