@@ -43,7 +43,7 @@ CELL = "metrics/tiny/truthfulqa/1/lofit/evaluate.json"
 @pytest.fixture(scope="module")
 def project(make_checkout):
     checkout = make_checkout("project")
-    checkout.first = checkout.repro()
+    checkout.first = checkout.repro(LOFIT_TRACKING="on")
     checkout("git", "add", "-A")
     checkout("git", "commit", "-q", "-m", "first results")
     return checkout
@@ -119,7 +119,7 @@ def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(proje
         file.chmod(0o644)
         file.write_bytes(b"\n".join(before.splitlines()[:-1]) + b"\n")
         command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1", "--run", "tiny")
-        output = project(*command, ok=False, LOFIT_TRACKING="off")
+        output = project(*command, ok=False)
     finally:
         file.write_bytes(before)
     fault = "artifacts/reference/truthfulqa.csv: got 3 rows of val; expected 4, one for each record"
@@ -193,7 +193,7 @@ EDITS = {
 @pytest.fixture
 def with_control(project, edit):
     edit("run.controls", ["random_heads"])
-    project.repro(LOFIT_TRACKING="off")
+    project.repro()
     return project
 
 
@@ -218,7 +218,7 @@ def test_selection_onward_reruns_only_where_heads_change(with_control):
     before = path.read_text()
     try:
         path.write_text(before.replace("    return scores_of(", "    return 1 * scores_of("))
-        stages = {stage.split("@")[0] for stage in with_control.repro(LOFIT_TRACKING="off")}
+        stages = {stage.split("@")[0] for stage in with_control.repro()}
     finally:
         path.write_text(before)
     assert stages == {"check", "rank_heads"}
@@ -250,7 +250,7 @@ def test_base_waits_for_data_and_model_only(make_checkout):
     checkout = make_checkout("base")
     checkout.edit("run.controls", ["random_heads"])
     for target in ("evaluate_baseline@clutrr-1-base", "evaluate_control@clutrr-1-random_heads"):
-        ran_now = ran(checkout("dvc", "repro", target, LOFIT_TRACKING="off"))
+        ran_now = ran(checkout("dvc", "repro", target))
         assert target in ran_now
         assert not [stage for stage in ran_now if stage.startswith(("train_scales", "select_heads"))]
 
@@ -261,7 +261,7 @@ def test_draws_are_a_number_and_one_more_trains_itself_alone(project, edit):
     made = {}
     for draws, names in ((1, ["fold_0"]), (2, ["draw_1_fold_0", "draw_2_fold_0"]), (3, None)):
         edit("methods.random_heads.select_heads", {"ranking": "random", "draws": draws})
-        project.repro(LOFIT_TRACKING="off")
+        project.repro()
         assert names is None or sorted(path.name for path in folder.iterdir()) == names
         (trained,) = project.output.split("tune_control@clutrr-1-random_heads':")[1:]
         trained = trained.split("Running stage")[0]
@@ -282,7 +282,7 @@ def test_the_other_rankings_run(project, edit):
     rest = {"tune_bias": {}, "evaluate": {}}
     edit("methods.same_layers", {"kind": "lofit", "select_heads": {"ranking": "random_same_layers"}, **rest})
     edit("methods.theirs", {"kind": "lofit", "select_heads": {"ranking": "from_task", "task": "clutrr"}, **rest})
-    project.repro(LOFIT_TRACKING="off")
+    project.repro()
     read = lambda task, row: (project.folder / f"artifacts/heads/{task}/1/{row}.csv").read_text().split()[1:]  # noqa: E731
     layers = [[line.split(",")[2] for line in read("truthfulqa", row)] for row in ("lofit", "same_layers")]
     assert layers[0] == layers[1]
@@ -295,7 +295,7 @@ def test_a_method_of_ones_own_is_one_file_and_one_row(project, edit):
     try:
         edit("run.baselines", ["base", "mine"])
         edit("methods.mine", {"kind": "mine", "fit": {"k": 2, "strength": 0.5}, "evaluate": {}})
-        stages = project.repro(LOFIT_TRACKING="off")
+        stages = project.repro()
         assert {stage.split("@")[0] for stage in stages} == {"check", "fit_baseline", "evaluate_baseline", "report"}
         assert {stage.rpartition("-")[2] for stage in stages if "@" in stage} == {"mine"}
         assert [line[0] for line in table(project)[2:5]] == ["base", "mine", "lofit"]
@@ -355,7 +355,7 @@ def test_public_data_without_a_network_is_one_line_that_says_what_to_do(project,
 def test_a_tracking_server_that_does_not_answer_costs_a_warning(project, edit):
     edit("tasks.clutrr.evaluate.batch_size", 3)
     begun = time.monotonic()
-    stages = project.repro(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    stages = project.repro(MLFLOW_TRACKING_URI="http://127.0.0.1:9", LOFIT_TRACKING="on")
     assert "evaluate@clutrr-1-lofit" in stages
     assert project.output.count("warning: MLflow is not available; the work goes on without tracking") == 2
     assert time.monotonic() - begun < 120
@@ -381,7 +381,7 @@ def test_every_cell_has_one_complete_row(project):
 
 def test_a_row_is_complete_although_step_1_came_from_the_cache(project, edit):
     edit("tasks.truthfulqa.tune_bias.lr", 0.03)
-    assert "train_scales@truthfulqa-1" not in project.repro()
+    assert "train_scales@truthfulqa-1" not in project.repro(LOFIT_TRACKING="on")
     client, cells, _ = experiments(project)
     row = client.search_runs([cells], "params.`tune_bias.lr` = '0.03'")[0]
     assert {"train_scales/loss", "train_scales/val_loss", "tune_bias/loss", "test/mc1_clean"} <= set(row.data.metrics)
@@ -390,12 +390,14 @@ def test_a_row_is_complete_although_step_1_came_from_the_cache(project, edit):
 def test_a_killed_stage_resumes_and_ends_with_the_same_bytes(project, edit):
     edit("tasks.truthfulqa.tune_bias.epochs", 400)
     outs = "artifacts/adapters/truthfulqa/1/lofit/**/*"
-    with subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.env, start_new_session=True) as process:
+    with subprocess.Popen(
+        ["dvc", "repro"], cwd=project.folder, env=project.env | {"LOFIT_TRACKING": "on"}, start_new_session=True
+    ) as process:
         home = project.folder / "checkpoints" / "workspace" / "tune_bias-truthfulqa-1-lofit"
         wait_for(lambda: list(home.rglob("state.safetensors")), process)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (project.folder / "artifacts/adapters/truthfulqa/1/lofit").exists()
-    stages = project.repro()
+    stages = project.repro(LOFIT_TRACKING="on")
     assert "tune_bias@truthfulqa-1-lofit" in stages
     assert "resuming" in project.output
     resumed = project.bytes_of(outs)
@@ -436,20 +438,20 @@ def test_several_processes_share_the_work_and_train_the_same_vectors(project, ed
     for task in ("truthfulqa", "clutrr"):
         edit(f"tasks.{task}.train_scales.batch_size", 11)
         edit(f"tasks.{task}.tune_bias.batch_size", 11)
-    project.repro(LOFIT_TRACKING="off")
+    project.repro()
     alone = vectors(project)
     stages = [stage for stage in project.repro() if "train" in stage]
     assert stages == []
     for task in ("truthfulqa", "clutrr"):
         for stage in (f"train_scales@{task}-1", f"tune_bias@{task}-1-lofit"):
-            output = project("dvc", "repro", "-f", "-s", stage, LOFIT_PROCESSES="2", LOFIT_TRACKING="off")
+            output = project("dvc", "repro", "-f", "-s", stage, LOFIT_PROCESSES="2")
             assert "2 processes" in output
     together = vectors(project)
     assert together.keys() == alone.keys() and len(together) == 4
     for name, vector in together.items():
         assert abs(vector).max() > 0.005
         np.testing.assert_allclose(vector, alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
-    project("dvc", "repro", "-f", LOFIT_TRACKING="off")
+    project("dvc", "repro", "-f")
 
 
 def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):
@@ -475,7 +477,7 @@ def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):
 
 def test_two_checkouts_give_the_same_bytes(project, make_checkout):
     other = make_checkout("other")
-    other.repro(LOFIT_TRACKING="off")
+    other.repro()
     patterns = ("artifacts/**/*", "metrics/**/*", "reports/**/*")
     assert other.bytes_of(*patterns) == project.bytes_of(*patterns)
     locks = [yaml.safe_load((place.folder / "dvc.lock").read_text()) for place in (project, other)]
