@@ -168,7 +168,7 @@ EDITS = {
     "a page of a method": (
         "lofit/methods/lofit.py",
         lambda text: text.replace("    return adapter\n", "    return adapter.cpu()\n"),
-        {"tune_bias@truthfulqa-1-lofit", "tune_bias@clutrr-1-lofit"},
+        {f"{stage}@{task}-1{row}" for stage, row in FITS[1:] for task in ("truthfulqa", "clutrr")},
     ),
     "a ranking": (
         "lofit/rankings/random.py",
@@ -221,7 +221,8 @@ def test_selection_onward_reruns_only_where_heads_change(with_control):
         stages = {stage.split("@")[0] for stage in with_control.repro()}
     finally:
         path.write_text(before)
-    assert stages == {"check", "rank_heads"}
+    # The walk above has run this check already, so that it may come from the run cache.
+    assert stages - {"check"} == {"rank_heads"}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,8 @@ def test_base_waits_for_data_and_model_only(make_checkout):
 
 def test_draws_are_a_number_and_one_more_trains_itself_alone(project, edit):
     edit("run.controls", ["random_heads"])
+    # Nothing of this is in the run cache yet.
+    edit("methods.random_heads.tune_bias", {"lr": 0.04})
     folder = project.folder / "artifacts/adapters/clutrr/1/random_heads"
     made = {}
     for draws, names in ((1, ["fold_0"]), (2, ["draw_1_fold_0", "draw_2_fold_0"]), (3, None)):

@@ -190,7 +190,7 @@ def test_what_can_be_no_hub_dataset_is_not_looked_for_there(tmp_path, monkeypatc
 def test_a_file_has_none_of_the_hubs_keys(tmp_path, key):
     (tmp_path / "mine.jsonl").write_text(LINES)
     value = {"train": "x"} if key == "splits" else "x"
-    words = f"fetch_data.{key}: got {value!r}; expected only for a hub dataset, not for {tmp_path}/mine.jsonl"
+    words = f"{key}: got {value!r}; expected only for a hub dataset, not for {tmp_path}/mine.jsonl"
     refuse(tmp_path, tmp_path / "mine.jsonl", words, **{key: value})
 
 
