@@ -9,10 +9,8 @@ from pathlib import Path
 
 from lofit.threads import share_processors
 from stages.paths import project_root
-from stages.plan import trains_demo
 
-if not trains_demo():
-    share_processors()
+share_processors()
 
 # matplotlib keeps a cache of fonts, by default in the home folder.
 os.environ.setdefault("MPLCONFIGDIR", str(project_root() / ".cache" / "matplotlib"))

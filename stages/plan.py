@@ -27,9 +27,3 @@ def read_plan(stage: str, task: str | None = None, row: str | None = None) -> Pl
     if not file.exists():
         raise LofitError(f"{file}: no such file; expected a cell of params.yaml's run, after `dvc repro check`")
     return read_json(file)
-
-
-def trains_demo() -> bool:
-    """Whether the model is the embedded one; False before there is a plan."""
-    file = plan_file("demo_model")
-    return file.exists() and read_json(file).get("world") is not None
