@@ -1,6 +1,6 @@
 """What all fits share: their arguments, and how the model is treated meanwhile."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
-from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.layout import Head, HeadLayout, head_layout
 from lofit.models.runtime import deterministic, frozen
 from lofit.tasks.plain import shape_of_record, to_records
 from lofit.tasks.record import Objective, Record
@@ -61,6 +61,8 @@ def make_subject(
 ) -> Subject:
     """What methods and rankings work with, from the arguments of a fit."""
     context = context or Context()
+    if checkpoint is not None and Path(checkpoint).is_file():
+        raise LofitError(f"checkpoint: got {checkpoint}, a file; expected a folder")
     rows, objective, _ = to_records(records)
     held_out = list(val)
     held_out_rows = to_records(held_out)[0] if held_out else []
@@ -103,3 +105,17 @@ def provenance_of(subject: Subject, method: str, parameters: Mapping[str, Any]) 
         subject.layout,
         training=training,
     )
+
+
+def check_heads(heads: Sequence[Head], subject: Subject) -> None:
+    """Refuse heads that are no (layer, head) pairs of the model, before anything is trained."""
+    try:
+        pairs = [(int(layer), int(head)) for layer, head in heads]
+    except (TypeError, ValueError):
+        raise LofitError(f"heads: got {heads!r}; expected pairs of whole numbers, (layer, head)") from None
+    if not pairs:
+        raise LofitError("heads: got none; expected at least one (layer, head)")
+    known = set(subject.layout.all_heads())
+    if unknown := [pair for pair in pairs if pair not in known]:
+        layers, count = subject.layout.grid
+        raise LofitError(f"heads: got {unknown[0]}; expected layers 0 to {layers - 1} and heads 0 to {count - 1}")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit import methods, rankings
 from lofit.errors import LofitError
-from lofit.fitting.context import Context, Records, at_work, make_subject, provenance_of
+from lofit.fitting.context import Context, Records, at_work, check_heads, make_subject, provenance_of
 from lofit.fitting.select_heads import by_head, select_heads
 from lofit.models.layout import Head
 from lofit.training.subject import Subject
@@ -64,6 +64,7 @@ def fit(
                 raise LofitError(f"{name}: got {value!r}; expected none for {method}, which selects no heads")
         heads = []
     elif heads is not None:
+        check_heads(heads, subject)
         unused = {"k": k, "ranking": ranking, "ranking_settings": ranking_settings, "scale_settings": scale_settings}
         for key, given in unused.items():
             if given is not None:
@@ -71,8 +72,8 @@ def fit(
     else:
         size = subject.layout.size
         k = max(1, round(DEFAULT_SHARE * size)) if k is None else k
-        if not 1 <= k <= size:
-            raise LofitError(f"k: got {k}; expected 1 to {size}, the heads of the model")
+        if type(k) is not int or not 1 <= k <= size:
+            raise LofitError(f"k: got {k!r}; expected a whole number from 1 to {size}, the heads of the model")
         scores = rank_heads(subject, ranking or page.RANKING, ranking_settings, scale_settings)
         heads = select_heads(scores, k)
     with at_work(subject, method) as part:

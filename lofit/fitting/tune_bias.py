@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.heads import HeadAdapter
-from lofit.fitting.context import Context, Records, at_work, make_subject, provenance_of
+from lofit.fitting.context import Context, Records, at_work, check_heads, make_subject, provenance_of
 from lofit.methods import lofit
 from lofit.models.layout import Head
 
@@ -31,6 +31,7 @@ def tune_bias(
     """
     values = lofit.Settings.of(settings)
     subject = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
+    check_heads(heads, subject)
     with at_work(subject, "lofit") as part:
         adapter = lofit.fit(part, values, sorted(heads))
     adapter.provenance = provenance_of(subject, "lofit", values.model_dump(mode="json"))

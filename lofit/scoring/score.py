@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.base import Adapter
+from lofit.errors import LofitError
 from lofit.models.runtime import deterministic, frozen
 from lofit.scoring.metrics import means
 from lofit.scoring.predict import predict, score_table
@@ -36,6 +37,9 @@ def score(
     Returns:
         The mean over the records, by the metric's name.
     """
+    for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise LofitError(f"{name}: got {value}; expected 1 or more")
     rows, _, default = to_records(records)
     metric = metric or default
     with ExitStack() as stack:

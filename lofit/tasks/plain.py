@@ -18,6 +18,8 @@ def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record]
     Raises:
         LofitError: there is no row, a row has no such shape, or another than the first.
     """
+    if isinstance(rows, Mapping | Record):
+        raise LofitError(f"records: got one {type(rows).__name__}; expected a list of them")
     records: list[Record] = []
     shapes: list[str] = []
     for number, row in enumerate(rows, 1):

@@ -83,7 +83,32 @@ def fit(params: Params, task: str, row: str) -> tuple[Settings, dict[str, Any]]:
     values = {**(block.fit or {}), **block.tasks.get(task, {})}
     page = methods.find(block.kind)
     arguments = {key: values.pop(key) for key in FIT_ARGUMENTS if key in values}
+    check_arguments(arguments, page.RANKING, f"methods.{row}.fit")
     return validated(page.Settings, values, params, task, row, "fit", also=FIT_ARGUMENTS), arguments
+
+
+def check_arguments(arguments: dict[str, Any], default: str | None, place: str) -> None:
+    """Refuse arguments of a baseline's fit that `lofit.fit` would refuse once it runs.
+
+    Raises:
+        LofitError: one line for the first fault.
+    """
+    if default is None and arguments:
+        raise LofitError(f"{place}.{min(arguments)}: got a value; expected none, as the method selects no heads")
+    k, name = arguments.get("k", 1), arguments.get("ranking", default)
+    if type(k) is not int or k < 1:
+        raise LofitError(f"{place}.k: got {k!r}; expected a whole number from 1")
+    usable = [ranking for ranking in rankings.names() if rankings.find(ranking).SCALES != "other"]
+    if name is not None and name not in usable:
+        raise LofitError(f"{place}.ranking: got {name!r}; expected {', '.join(usable)}")
+    blocks = {"scale_settings": rankings.find("scale_norm").ScaleSettings}
+    if name is not None:
+        blocks["ranking_settings"] = rankings.find(name).Settings
+    for key, kind in blocks.items():
+        try:
+            kind.of(arguments.get(key) or {}) if key in arguments else None
+        except LofitError as error:
+            raise LofitError("\n".join(f"{place}.{key}.{fault}" for fault in str(error).splitlines())) from None
 
 
 def validated(
