@@ -11,7 +11,7 @@ from lofit.errors import LofitError
 
 Task = Annotated[str, typer.Option(help="A task of params.yaml.")]
 Seed = Annotated[int, typer.Option(help="Decides initial vectors, order of examples and random heads.")]
-Run = Annotated[str, typer.Option(help="run.name of params.yaml: the folder of metrics and reports.")]
+Run = Annotated[str, typer.Option("--run-name", help="run.name of params.yaml: the folder of metrics and reports.")]
 Method = Annotated[str, typer.Option(help="A row of params.yaml, from its block `methods`.")]
 
 

@@ -1,5 +1,7 @@
 """The public functions, on a tiny model: what they leave alone, what decides their results, what they refuse."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -278,8 +280,13 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
             {"ranking": "best"},
             "ranking: got 'best'; expected from_task, listed, random, random_same_layers, scale_no",
         ),
-        ({"k": 9}, "k: got 9; expected 1 to 8, the heads of the model"),
-        ({"k": 0}, "k: got 0; expected 1 to 8, the heads of the model"),
+        ({"k": 9}, "k: got 9; expected a whole number from 1 to 8, the heads of the model"),
+        ({"k": 0}, "k: got 0; expected a whole number from 1 to 8, the heads of the model"),
+        ({"k": 2.5}, "k: got 2.5; expected a whole number from 1 to 8"),
+        ({"heads": []}, "heads: got none; expected at least one (layer, head)"),
+        ({"heads": [1, 2]}, "heads: got [1, 2]; expected pairs of whole numbers, (layer, head)"),
+        ({"checkpoint": Path(__file__)}, f"checkpoint: got {__file__}, a file; expected a folder"),
+        ({"records": ROW}, "records: got one dict; expected a list of them"),
         ({"speed": 1}, "speed: unknown key; expected lr, epochs, batch_size, beta, max_length"),
         ({"lr": "high"}, "lr: got 'high'; expected a number"),
         ({"lr": -1.0}, "lr: got -1.0; expected greater than 0"),
@@ -290,7 +297,7 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
             {"ranking": "from_task", "ranking_settings": {"task": "cats"}},
             "ranking: got 'from_task'; expected `heads`",
         ),
-        ({"heads": [(0, 1), (2, 0)]}, "adapter head (2, 0) is not in the model; expected layers 0 to 1, heads 0 to 3"),
+        ({"heads": [(0, 1), (2, 0)]}, "heads: got (2, 0); expected layers 0 to 1 and heads 0 to 3"),
         ({"heads": [(0, 1), (0, 1)]}, "head (0, 1) is named twice; expected each head once"),
         ({"max_length": 5}, "prompt 'Q: Can pigs fly? A:'...: "),
         ({"method": "none", "k": 1}, "k: got 1; expected none for none, which selects no heads"),

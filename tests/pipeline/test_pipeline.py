@@ -118,7 +118,7 @@ def test_the_reference_is_that_of_the_untouched_base_and_training_reads_it(proje
     try:
         file.chmod(0o644)
         file.write_bytes(b"\n".join(before.splitlines()[:-1]) + b"\n")
-        command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1", "--run", "tiny")
+        command = ("python", "-m", "stages.train_scales", "--task", "truthfulqa", "--seed", "1", "--run-name", "tiny")
         output = project(*command, ok=False)
     finally:
         file.write_bytes(before)
