@@ -4,13 +4,13 @@
 
 Put this file into lofit/methods/ under a name of your choice, say `ridge.py`, and it is there:
 
-    lofit.fit(model, tokenizer, records, method="ridge", k=3, l2=0.01)
+    lofit.fit(model, tokenizer, records, method="ridge", k=3, l2=0.0001)
 
 In the pipeline it is a row of params.yaml: its name in `run.baselines`, and below `methods`
 
     ridge:
       kind: ridge
-      fit: {k: 3, l2: 0.01, epochs: 10}
+      fit: {k: 3, l2: 0.0001, epochs: 10}
       evaluate: {}
 """
 
@@ -32,7 +32,7 @@ class Settings(TrainingSettings):
 
     lr: Positive = 0.1
 
-    l2: NotNegative = 0.01
+    l2: NotNegative = 0.0001
     """Weight of the pull towards zero."""
 
 

@@ -108,7 +108,7 @@ import lofit
 from lofit import demo
 model, tokenizer = demo.load()
 train, test = demo.records("clutrr"), demo.records("clutrr", "test")
-fitted = lofit.fit(model, tokenizer, train, method="ridge", k=3, l2=0.01, ranking="scale_norm", epochs=5)
+fitted = lofit.fit(model, tokenizer, train, method="ridge", k=3, l2=0.0001, ranking="scale_norm", epochs=5)
 print("GAIN", lofit.score(model, tokenizer, test, adapter=fitted)["exact_match"])
 """
         (line,) = [line for line in demo("python", "-c", code, PYTHONPATH=".").splitlines() if line.startswith("GAIN")]
