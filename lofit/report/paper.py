@@ -1,4 +1,4 @@
-"""Published scores, and a table that puts ours beside them."""
+"""Published scores, and a table that puts ours next to them."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def read_figures(file: Path, model: str) -> list[PaperFigure]:
 
 
 def compare_with_paper(figures: Sequence[PaperFigure], rows: Sequence[Row], kinds: Mapping[str, str]) -> str:
-    """A Markdown table of published scores, each beside our score of the same method, metric and protocol.
+    """A Markdown table of published scores, each next to our score of the same method, metric and protocol.
 
     `kinds` maps each task of `rows` to its kind. A published score has one line for each of our tasks of its kind.
     Where we have no such score, the line has a dash. The mean over tasks needs exactly one task of each kind.

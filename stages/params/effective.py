@@ -29,10 +29,6 @@ class Selection:
     page: ModuleType
     """The ranking's page."""
 
-    @property
-    def draws(self) -> int:
-        return getattr(self.settings, "draws", 1)
-
 
 def block_key(params: Params, task: str, row: str, block: str, key: str) -> str:
     """Where in params.yaml a key stands that a row listens to on a task."""
@@ -104,9 +100,9 @@ def check_arguments(arguments: dict[str, Any], default: str | None, place: str) 
     blocks = {"scale_settings": rankings.find("scale_norm").ScaleSettings}
     if name is not None:
         blocks["ranking_settings"] = rankings.find(name).Settings
-    for key, kind in blocks.items():
+    for key, kind in ((key, kind) for key, kind in blocks.items() if key in arguments):
         try:
-            kind.of(arguments.get(key) or {}) if key in arguments else None
+            kind.of(arguments[key] or {})
         except LofitError as error:
             raise LofitError("\n".join(f"{place}.{key}.{fault}" for fault in str(error).splitlines())) from None
 
