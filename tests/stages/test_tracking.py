@@ -98,9 +98,7 @@ def test_a_run_is_closed_however_the_block_ends(store, client, error, status):
 def test_the_run_of_a_killed_process_is_closed(store, client, both):
     """By the writer, whose orders just end; where that was killed too, by the next run."""
     name = f"killed {both}"
-    code = (
-        f"import time; from lofit import tracking\nwith tracking.track(tracking.CELLS, {name!r}, {{}}): time.sleep(600)"
-    )
+    code = f"import time; from stages import tracking\nwith tracking.track(tracking.CELLS, {name!r}, {{}}): time.sleep(600)"
     stage = subprocess.Popen([sys.executable, "-c", code, name], start_new_session=True)
     wait_for_status(client, name, ["RUNNING"])
     (os.killpg if both else os.kill)(stage.pid, signal.SIGKILL)
@@ -112,7 +110,7 @@ def test_the_run_of_a_killed_process_is_closed(store, client, both):
 
 
 def test_a_stage_does_not_import_mlflow(store):
-    code = "import sys; from lofit import tracking\nwith tracking.track(tracking.CELLS, 'light', {}): pass"
+    code = "import sys; from stages import tracking\nwith tracking.track(tracking.CELLS, 'light', {}): pass"
     subprocess.run([sys.executable, "-c", f"{code}\nassert 'mlflow' not in sys.modules"], check=True)
 
 
