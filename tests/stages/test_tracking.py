@@ -98,7 +98,8 @@ def test_a_run_is_closed_however_the_block_ends(store, client, error, status):
 def test_the_run_of_a_killed_process_is_closed(store, client, both):
     """By the writer, whose orders just end; where that was killed too, by the next run."""
     name = f"killed {both}"
-    code = f"import time; from stages import tracking\nwith tracking.track(tracking.CELLS, {name!r}, {{}}): time.sleep(600)"
+    opened = f"with tracking.track(tracking.CELLS, {name!r}, {{}}): time.sleep(600)"
+    code = f"import time; from stages import tracking\n{opened}"
     stage = subprocess.Popen([sys.executable, "-c", code, name], start_new_session=True)
     wait_for_status(client, name, ["RUNNING"])
     (os.killpg if both else os.kill)(stage.pid, signal.SIGKILL)
