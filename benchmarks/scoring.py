@@ -44,7 +44,7 @@ def shared_prefix(setting: Setting, groups: Groups) -> Result:
 
 def encoded(setting: Setting, record: Record, answers: Sequence[str]) -> list[Encoded]:
     prompt = record.scoring_prompt or record.prompt
-    return [encode(setting.texts.tokenizer, prompt, answer, end=False) for answer in answers]
+    return [encode(setting.texts.tokenizer, prompt, answer) for answer in answers]
 
 
 def multiple_choice(setting: Setting) -> Iterator[Series]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lofit.adapters.heads import HeadAdapter
-from lofit.models import base as base_models
+from lofit.errors import LofitError
 from lofit.models.runtime import be_deterministic
 from lofit.scoring.metrics import means
 from lofit.scoring.predict import predict, score_table
@@ -13,8 +13,8 @@ from lofit.tasks.record import by_fold, read_metric, read_records
 from stages import paths
 from stages.command import Method, Run, Seed, Task, main
 from stages.mlflow_row import log_cell, log_scores
+from stages.model import load_base, read_base
 from stages.plan import read_plan
-from stages.runtime import read_runtime
 from stages.tracking import CELLS, track
 
 
@@ -24,14 +24,17 @@ def evaluate(task: Task, seed: Seed, method: Method, run: Run) -> None:
     with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as tracker:
         log_cell(tracker, run, task, seed, method)
         be_deterministic()
-        runtime = read_runtime()
-        base = base_models.BaseModel.from_json(read_json(paths.BASE_MODEL))
-        model, tokenizer = base_models.load(base, device=runtime.device, device_map=runtime.device_map)
+        base = read_base()
+        model, tokenizer = load_base(base)
         data = paths.data_folder(task)
         metric, records = read_metric(data), by_fold(read_records(data, split))
         predictions = {}
         for part, folder in adapter_folders(task, seed, method).items():
             adapter = HeadAdapter.from_pretrained(folder)
+            if adapter.provenance.base_revision != base.revision:
+                raise LofitError(
+                    f"{folder}: made for another revision of {base.name}; expected after `dvc repro`: this one"
+                )
             with adapter.to(model.device).attach(model, base.layout):
                 predictions[part] = predict(
                     model, tokenizer, records[part[1]], metric, **settings, reading=adapter.reader

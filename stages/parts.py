@@ -10,7 +10,6 @@ from lofit.adapters.base import Adapter
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
 from lofit.fitting.context import Context
-from lofit.models import base as base_models
 from lofit.models.layout import HeadLayout
 from lofit.models.runtime import be_deterministic, pick_device
 from lofit.storage.files import read_json, write_json
@@ -22,6 +21,7 @@ from lofit.training.reference import read_references
 from stages import paths
 from stages.checkpoints import checkpoint_folder, drop_stale
 from stages.command import is_first_process
+from stages.model import load_base, read_base
 from stages.plan import Plan
 from stages.runtime import read_runtime
 from stages.tracking import Tracker, flatten
@@ -44,7 +44,7 @@ class Parts:
         self.stage, self.cell, self.plan, self.inputs, self.run = stage, cell, plan, inputs, run
         task, self.seed, *row = cell
         self.name = "/".join(map(str, (stage, task, *row, self.seed)))
-        self.base = base_models.BaseModel.from_json(read_json(paths.BASE_MODEL))
+        self.base = read_base()
         data, file = paths.data_folder(task), paths.reference_file(task)
         self.objective = read_objective(data)
         splits = {split: read_records(data, split) for split in TUNING_SPLITS}
@@ -71,7 +71,7 @@ class Parts:
                 **flatten({self.stage: self.plan["settings"]}),
             }
         )
-        model, tokenizer = base_models.load(self.base, device=device, device_map=runtime.device_map)
+        model, tokenizer = load_base(self.base, device)
         names = paths.part_names(list(self.inputs))
         for part in self.inputs:
             draw, fold = part

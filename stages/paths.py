@@ -30,6 +30,11 @@ def cache_folder() -> Path:
     return folder
 
 
+def model_notes() -> Path:
+    """Where hashes of models are noted."""
+    return cache_folder() / "models"
+
+
 def raw_folder(task: str) -> Path:
     return ARTIFACTS / "raw" / task
 

@@ -309,9 +309,9 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
         ({"records": [ROW, PAIR]}, "record 2: got a preference; expected a completion, as the records before"),
         ({"records": [PAIR, Record("1", "Q:", " A")]}, "record 2: got a completion; expected a preference, as the"),
         ({"records": [ROW, "Q: A"]}, "record 2: got a str; expected a dict or a Record"),
-        ({"records": [{"prompt": "Q:"}]}, "records, line 1: got prompt; expected, besides the prompt, completion; or"),
-        ({"records": [ROW, {"completion": "A"}]}, "records, line 2: no field 'prompt'"),
-        ({"records": [{**ROW, "completion": 7}]}, "records, line 1: field 'completion' is 7; expected a text"),
+        ({"records": [{"prompt": "Q:"}]}, "records, row 1: got prompt; expected, besides the prompt, completion; or"),
+        ({"records": [ROW, {"completion": "A"}]}, "records, row 2: no field 'prompt'"),
+        ({"records": [{**ROW, "completion": [7]}]}, "records, row 1: field 'completion' is [7]; expected a text"),
         ({"val": [ROW, PAIR]}, "record 2: got a preference; expected a completion, as the records before"),
     ],
 )

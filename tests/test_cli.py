@@ -20,7 +20,7 @@ from lofit.cli.export import export
 from lofit.cli.generate import show_texts
 from lofit.cli.inspect import pattern
 from lofit.models import generation
-from lofit.models.base import folder_hash
+from lofit.models.identity import folder_hash
 from lofit.models.tokens import chat_prompt
 
 ROOT = Path(__file__).parents[1]

@@ -22,12 +22,13 @@ def generate(
     from lofit.adapters.heads import HeadAdapter
     from lofit.models import generation
     from lofit.models.base import load, resolve
-    from lofit.models.tokens import chat_prompt
+    from lofit.models.chat import chat_prompt
 
     edits = HeadAdapter.from_pretrained(adapter) if adapter else None
     base = resolve(model_source(model), revision=revision, dtype=dtype)
     loaded, tokenizer = load(base)
-    shown = [chat_prompt(tokenizer, prompt) for prompt in prompts] if chat else prompts
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    shown = [chat_prompt(tokenizer, turn) for turn in turns] if chat else prompts
 
     def continued() -> list[str]:
         return generation.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)

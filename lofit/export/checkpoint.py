@@ -14,7 +14,8 @@ from lofit.export.card import write_export_card
 from lofit.export.engines import Engine, verdict
 from lofit.export.merge import fold
 from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
-from lofit.models.base import BaseModel, load, skeleton, tokenizer_hash
+from lofit.models.base import BaseModel, load, skeleton
+from lofit.models.identity import tokenizer_hash
 from lofit.storage.files import whole_folder
 
 LOAD = """

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
 from lofit.models.layout import Head, HeadLayout, head_layout
-from lofit.models.runtime import deterministic, frozen
+from lofit.models.runtime import check_model, deterministic, frozen
 from lofit.tasks.plain import shape_of_record, to_records
 from lofit.tasks.record import Objective, Record
 from lofit.training.loop import Progress
@@ -60,12 +60,13 @@ def make_subject(
     context: Context | None,
 ) -> Subject:
     """What methods and rankings work with, from the arguments of a fit."""
+    check_model(model, tokenizer)
     context = context or Context()
     if checkpoint is not None and Path(checkpoint).is_file():
         raise LofitError(f"checkpoint: got {checkpoint}, a file; expected a folder")
-    rows, objective, _ = to_records(records)
+    rows, objective, _ = to_records(records, tokenizer)
     held_out = list(val)
-    held_out_rows = to_records(held_out)[0] if held_out else []
+    held_out_rows = to_records(held_out, tokenizer)[0] if held_out else []
     shapes = [shape_of_record(row) for row in (*rows[:1], *held_out_rows[:1])]
     if len(set(shapes)) > 1:
         raise LofitError(f"val: got a {shapes[1]}; expected a {shapes[0]}, as the records are")

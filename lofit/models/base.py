@@ -1,7 +1,7 @@
 """Base models: resolved once to something exact, then loaded from that."""
 
-import hashlib
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,15 +14,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from lofit.errors import LofitError
+from lofit.models.identity import folder_hash, tokenizer_hash
 from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.quantisation import DTYPES, keep_differentiable, quantization_config
 from lofit.models.runtime import pick_device
+from lofit.models.vocabulary import Vocabulary, vocabulary_of
 
 # Hub clients announce every retry, bitsandbytes every cast of an input; the lines that count are ours.
 for library in ("huggingface_hub", "bitsandbytes"):
@@ -48,14 +51,22 @@ class BaseModel:
 
     tokenizer_sha256: str
 
+    vocabulary: Vocabulary
+
     quantization: str | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The revision to ask the hub for; None where the source is a folder."""
+        return None if Path(self.source).is_dir() else self.revision
 
     def to_json(self) -> dict:
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: dict) -> Self:
-        return cls(**{**row, "layout": HeadLayout.from_json(row["layout"])})
+        layout, vocabulary = HeadLayout.from_json(row["layout"]), Vocabulary.from_json(row["vocabulary"])
+        return cls(**{**row, "layout": layout, "vocabulary": vocabulary})
 
 
 def resolve(
@@ -81,12 +92,29 @@ def resolve(
     local = Path(source).is_dir()
     exact = folder_hash(Path(source)) if local else commit(source, revision)
     model = skeleton(source, revision=revision if local else exact)
+    tokenizer = load_tokenizer(source, revision=None if local else exact)
+    layout = head_layout(model, projection=projection)
+    return BaseModel(
+        name,
+        source,
+        exact,
+        layout=layout,
+        tokenizer_sha256=tokenizer_hash(tokenizer),
+        vocabulary=vocabulary_of(model, tokenizer),
+        **loading,
+    )
+
+
+def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        LofitError: there is none, or it cannot be read.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=None if local else exact, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise LofitError(f"model {_reason(source, error)}") from None
-    layout = head_layout(model, projection=projection)
-    return BaseModel(name, source, exact, layout=layout, tokenizer_sha256=tokenizer_hash(tokenizer), **loading)
 
 
 def commit(source: str, revision: str | None) -> str:
@@ -113,9 +141,13 @@ def skeleton(source: str, *, revision: str | None = None) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise LofitError(f"model {_reason(source, error)}") from None
+    # Most checkpoints have no such file; then the config alone has said what there is to say.
+    with suppress(OSError, ValueError):
+        model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
+    return model
 
 
 def _reason(source: str, error: Exception) -> str:
@@ -143,17 +175,15 @@ def load(
         device_map: `auto` spreads its layers over all accelerators and the CPU instead.
 
     Raises:
-        LofitError: the weights cannot be read, some are missing or of another shape, or the checkpoint holds an
-            attention output projection's bias that the architecture would drop in silence; or a library that the
-            quantisation needs is not installed.
+        LofitError: the weights cannot be read, some are missing, of another shape or too large for float16, or the
+            checkpoint holds an attention output projection's bias that the architecture would drop in silence; its
+            special tokens have changed; or a library that the quantisation needs is not installed.
     """
-    revision = None if Path(base.source).is_dir() else base.revision
     try:
         quantised = quantization_config(base.quantization, base.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=revision, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.source,
-            revision=revision,
+            revision=base.commit,
             dtype=DTYPES[base.dtype],
             device_map=device_map or {"": pick_device(device) if isinstance(device, str) else device},
             trust_remote_code=False,
@@ -177,25 +207,21 @@ def load(
     ):
         if keys:
             raise LofitError(f"model {base.source!r}: the weights {fault} {min(map(str, keys))}")
+    if base.dtype == "float16":
+        refuse_overflow(model, base)
+    tokenizer = load_tokenizer(base.source, revision=base.commit)
+    if (found := vocabulary_of(model, tokenizer)) != base.vocabulary:
+        raise LofitError(
+            f"model {base.source!r}: got {found}; expected {base.vocabulary}, as it was when it was resolved"
+        )
     model.requires_grad_(False).eval()
     if base.quantization == "bitsandbytes_4bit":
         keep_differentiable(model)
     return model, tokenizer
 
 
-def folder_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files of a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(file.name.encode() + b"\0")
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of a fast tokenizer's whole definition."""
-    definition = (
-        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(sorted(tokenizer.get_vocab().items()))
-    )
-    return hashlib.sha256(definition.encode()).hexdigest()
+def refuse_overflow(model: PreTrainedModel, base: BaseModel) -> None:
+    """A LofitError where a weight that was made for a wider range has become infinite."""
+    for name, weight in model.named_parameters():
+        if not weight.is_meta and not torch.isfinite(weight).all():
+            raise LofitError(f"model {base.source!r}: {name} is too large for float16; expected dtype bfloat16")

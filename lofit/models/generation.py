@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -16,7 +19,9 @@ from transformers import (
 )
 
 from lofit.errors import LofitError
-from lofit.models.tokens import Encoded, Reading, longest_first, padding_id
+from lofit.models.runtime import refuse_nan
+from lofit.models.tokens import Encoded, Reading, longest_first, tokenise
+from lofit.models.vocabulary import vocabulary_of
 
 
 @contextmanager
@@ -31,6 +36,14 @@ def read_once(model: PreTrainedModel, reading: Reading | None, rows: Sequence[En
             yield
         finally:
             handle.remove()
+
+
+class Numbers(LogitsProcessor):
+    """Stops where the model gives no numbers, of which the first token would otherwise count as the largest."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        refuse_nan(scores)
+        return scores
 
 
 class AnswerEnds(StoppingCriteria):
@@ -68,21 +81,24 @@ def generate(
 ) -> list[str]:
     """Greedy continuation of each prompt, without special tokens.
 
-    What the prompt's tokens decode to is cut off the whole: decoded alone, a continuation may lose its leading blank.
+    It ends before the first end token that the tokenizer or the model names. What the prompt's tokens decode to is cut
+    off the whole: decoded alone, a continuation may lose its leading blank.
 
     Args:
         ended: whether a continuation holds all that it is generated for; it then grows no further.
         reading: that of an edit which does not act at every position.
 
     Raises:
-        LofitError: a prompt has no token.
+        LofitError: a prompt has no token, or is too long for the model; or the model gives no numbers.
     """
-    pad_id = padding_id(tokenizer)
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    vocabulary = vocabulary_of(model, tokenizer)
+    encoded = [tokenise(tokenizer, prompt)["input_ids"] for prompt in prompts]
     if empty := [prompt for prompt, ids in zip(prompts, encoded, strict=True) if not ids]:
         raise LofitError(f"prompt {empty[0]!r}: no token; expected at least one")
     # A tokenizer that ends every text by itself would have the model continue after its end.
     encoded = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in encoded]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        vocabulary.check(ids, prompt, new=max_new_tokens)
     # Checkpoints ship settings of their own; a score must not depend on them.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -91,15 +107,15 @@ def generate(
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        pad_token_id=pad_id,
-        eos_token_id=model.generation_config.eos_token_id if model.generation_config else None,
+        pad_token_id=vocabulary.padding,
+        eos_token_id=list(vocabulary.ends) or None,
     )
     texts = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="Generating", unit="prompt") as bar:
         for indices in longest_first([len(ids) for ids in encoded], batch_size=batch_size):
             length = max(len(encoded[i]) for i in indices)
             # Left padding: generation continues every row at the same position.
-            ids = torch.tensor([[pad_id] * (length - len(encoded[i])) + encoded[i] for i in indices])
+            ids = torch.tensor([[vocabulary.padding] * (length - len(encoded[i])) + encoded[i] for i in indices])
             mask = torch.tensor([[0] * (length - len(encoded[i])) + [1] * len(encoded[i]) for i in indices])
             ends = AnswerEnds(tokenizer, ended, rows=len(indices), prompt_length=length)
             rows = [Encoded(tuple(encoded[i]), len(encoded[i])) for i in indices]
@@ -108,10 +124,13 @@ def generate(
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
                     generation_config=greedy,
+                    logits_processor=LogitsProcessorList([Numbers()]),
                     stopping_criteria=StoppingCriteriaList([ends]),
                 )
             for i, row, written in zip(indices, output, ends.lengths, strict=True):
-                continuation = row[length:].tolist()[:written]
+                continuation = list(
+                    takewhile(lambda token: token not in vocabulary.ends, row[length:][:written].tolist())
+                )
                 prompt, whole = tokenizer.batch_decode(
                     [encoded[i], encoded[i] + continuation], skip_special_tokens=True
                 )

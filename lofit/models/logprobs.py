@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lofit.models.forward import completion_logprobs, labelled_logits
+from lofit.models.runtime import refuse_nan
 from lofit.models.tokens import IGNORED, Encoded, Reading, collate, longest_first
 
 BATCHES = 4
@@ -115,7 +116,9 @@ def completion_scores(
         batch |= {"past_key_values": past, "use_cache": True}
     width = batch["input_ids"].shape[1]
     with reading(rows, width) if reading else nullcontext():
-        return completion_logprobs(*labelled_logits(model, batch, labels)).tolist()
+        scores = completion_logprobs(*labelled_logits(model, batch, labels))
+    refuse_nan(scores)
+    return scores.tolist()
 
 
 def shared_length(rows: Sequence[Encoded]) -> int:

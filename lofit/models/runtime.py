@@ -5,11 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lofit.errors import LofitError
+
+
+def check_model(model: object, tokenizer: object) -> None:
+    """A LofitError where a caller's arguments are no model and its tokenizer, in this order."""
+    for name, given, kind in (("model", model, nn.Module), ("tokenizer", tokenizer, PreTrainedTokenizerBase)):
+        if not isinstance(given, kind):
+            raise LofitError(f"{name}: got a {type(given).__name__}; expected a {name} of transformers")
 
 
 @contextmanager
@@ -92,6 +99,16 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def refuse_nan(values: Tensor) -> None:
+    """Stop where a model gives no numbers: compared with anything, they would pass for an answer.
+
+    Raises:
+        LofitError: one of `values` is NaN.
+    """
+    if values.isnan().any():
+        raise LofitError("model: got NaN for its logits; expected a dtype with more range, bfloat16 or float32")
 
 
 def pick_device(name: str) -> torch.device:

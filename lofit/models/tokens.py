@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def encode(
     prompt: str,
     completion: str,
     *,
-    end: bool,
+    end: int | None = None,
     max_length: int | None = None,
 ) -> Encoded:
     """Tokenise `prompt + completion` as one text and find the completion by character offsets.
@@ -41,7 +42,7 @@ def encode(
     A token that holds the last character of the prompt and the first of the completion belongs to the completion.
 
     Args:
-        end: append the end-of-sequence token, as a part of the completion.
+        end: the end token to append, as a part of the completion; None for none.
         max_length: longest sequence allowed, in tokens.
 
     Raises:
@@ -49,7 +50,7 @@ def encode(
     """
     if not tokenizer.is_fast:
         raise LofitError(f"{type(tokenizer).__name__}: no character offsets; expected a fast tokenizer")
-    encoding = tokenizer(prompt + completion, return_offsets_mapping=True)
+    encoding = tokenise(tokenizer, prompt + completion, return_offsets_mapping=True)
     ids = list(encoding["input_ids"])
     # Special tokens span (0, 0), so they never end beyond the prompt. A blank that the tokenizer trims from its span
     # leaves an empty one at the blank's end, which does.
@@ -58,10 +59,8 @@ def encode(
         raise LofitError(f"completion {completion!r} of prompt {prompt[-60:]!r} has no token of its own")
     # What the tokenizer puts at the end by itself is dropped, so that `end` alone decides.
     start, ids = completed[0], ids[: completed[-1] + 1]
-    if end:
-        if tokenizer.eos_token_id is None:
-            raise LofitError(f"{type(tokenizer).__name__}: no end-of-sequence token; expected one that names it")
-        ids.append(tokenizer.eos_token_id)
+    if end is not None:
+        ids.append(end)
     if max_length is not None and len(ids) > max_length:
         raise LofitError(
             f"prompt {prompt[:60]!r}...: {len(ids)} tokens with its completion; expected max_length, {max_length}"
@@ -69,23 +68,13 @@ def encode(
     return Encoded(tuple(ids), start)
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """`prompt` as a user's turn in the tokenizer's chat template, up to where the assistant's answer begins.
+def tokenise(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> Any:
+    """The tokenizer's encoding of `text`; one that begins with the beginning token itself gets no second.
 
-    Raises:
-        LofitError: the tokenizer has no chat template.
+    Chat templates write that token, with or without a line break before it, and tokenizers put one in front.
     """
-    if not tokenizer.chat_template:
-        raise LofitError(f"{type(tokenizer).__name__}: no chat template; expected one, for chat prompts")
-    turns = [{"role": "user", "content": prompt}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    # Templates often write the beginning-of-sequence token that the tokenizer will write again.
-    return text.removeprefix(tokenizer.bos_token) if begins_sequences(tokenizer) else text
-
-
-def begins_sequences(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts its beginning-of-sequence token before every text by itself."""
-    return tokenizer.bos_token is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    begin = tokenizer.bos_token
+    return tokenizer(text, add_special_tokens=not (begin and text.lstrip().startswith(begin)), **options)
 
 
 def collate(rows: Sequence[Encoded], *, pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
@@ -108,9 +97,3 @@ def longest_first(lengths: Sequence[int], *, batch_size: int) -> Iterator[list[i
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token to pad with. Padding is masked, so any token will do where the tokenizer names none."""
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in ids if token is not None)

@@ -1,5 +1,6 @@
 """MC1, MC2 and MC3 of a question, exact match of an answer, and means over questions."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,12 +33,22 @@ def exact_match(text: str, record: Record, metric: Metric) -> tuple[str, bool]:
     def trimmed(text: str) -> str:
         return text.strip() if metric.strip else text
 
+    def compared(text: str) -> str:
+        return plain(trimmed(text)) if metric.plain else trimmed(text).lower()
+
     prediction = trim_start(text if metric.after is None else text.split(metric.after)[-1], metric)
     for stop in metric.stops:
         prediction = prediction.split(stop)[0]
     prediction = trimmed(prediction)
-    wanted = {trimmed(target).lower() for target in (record.completion, *record.aliases)}
-    return prediction, prediction.lower() in wanted
+    wanted = {compared(target) for target in (record.completion, *record.aliases)}
+    return prediction, compared(prediction) in wanted
+
+
+def plain(text: str) -> str:
+    """A text without what Unicode may write in several ways: cases, composed letters, blanks, marks without width."""
+    visible = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
+    return " ".join(folded.split())
 
 
 def trim_start(text: str, metric: Metric) -> str:

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.models.generation import generate
 from lofit.models.logprobs import score_groups
-from lofit.models.tokens import Reading, chat_prompt, encode, padding_id
+from lofit.models.tokens import Reading, encode
+from lofit.models.vocabulary import vocabulary_of
 from lofit.scoring.metrics import answer_is_complete, exact_match, multiple_choice, named
 from lofit.tasks.record import Metric, Record
 
@@ -72,12 +73,16 @@ def predict_choices(
         (record.correct, record.incorrect) if record.correct else ((record.completion,), (record.rejected or "",))
         for record in records
     ]
+    vocabulary = vocabulary_of(model, tokenizer)
     rows = [
-        [encode(tokenizer, shown_prompt(tokenizer, record), answer, end=False) for answer in (*correct, *incorrect)]
+        [encode(tokenizer, shown_prompt(record), answer) for answer in (*correct, *incorrect)]
         for record, (correct, incorrect) in zip(records, answers, strict=True)
     ]
+    for record, encoded in zip(records, rows, strict=True):
+        for row in encoded:
+            vocabulary.check(row.ids, shown_prompt(record))
     scores = score_groups(
-        model, rows, pad_id=padding_id(tokenizer), batch_size=batch_size, progress="Scoring", reading=reading
+        model, rows, pad_id=vocabulary.padding, batch_size=batch_size, progress="Scoring", reading=reading
     )
     predictions = []
     for record, (true, _), logprobs in zip(records, answers, scores, strict=True):
@@ -90,10 +95,9 @@ def predict_choices(
     return predictions
 
 
-def shown_prompt(tokenizer: PreTrainedTokenizerBase, record: Record) -> str:
+def shown_prompt(record: Record) -> str:
     """What the model reads when the record is scored."""
-    prompt = record.prompt if record.scoring_prompt is None else record.scoring_prompt
-    return chat_prompt(tokenizer, prompt) if record.chat else prompt
+    return record.prompt if record.scoring_prompt is None else record.scoring_prompt
 
 
 def predict_text(
@@ -110,7 +114,7 @@ def predict_text(
     texts = generate(
         model,
         tokenizer,
-        [shown_prompt(tokenizer, record) for record in records],
+        [shown_prompt(record) for record in records],
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         ended=partial(answer_is_complete, metric=metric),

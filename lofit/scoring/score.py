@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.base import Adapter
 from lofit.errors import LofitError
-from lofit.models.runtime import deterministic, frozen
+from lofit.models.runtime import check_model, deterministic, frozen
 from lofit.scoring.metrics import means
 from lofit.scoring.predict import predict, score_table
 from lofit.tasks.plain import to_records
@@ -37,10 +37,14 @@ def score(
     Returns:
         The mean over the records, by the metric's name.
     """
+    check_model(model, tokenizer)
+    for argument, given, kind in (("adapter", adapter, Adapter), ("metric", metric, Metric)):
+        if given is not None and not isinstance(given, kind):
+            raise LofitError(f"{argument}: got {given!r}; expected an instance of {kind.__name__}")
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise LofitError(f"{name}: got {value}; expected 1 or more")
-    rows, _, default = to_records(records)
+    rows, _, default = to_records(records, tokenizer)
     metric = metric or default
     with ExitStack() as stack:
         stack.enter_context(frozen(model))

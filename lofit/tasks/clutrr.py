@@ -9,7 +9,7 @@ from pathlib import Path
 from lofit.errors import LofitError
 from lofit.tasks.clutrr_prompt import PROMPT
 from lofit.tasks.record import Metric, Objective, Options, Protocol, Record, Split
-from lofit.tasks.source import field, read_json_items
+from lofit.tasks.source import Place, field, read_json_items
 
 QUERY = re.compile(r"\('([^']+)', '([^']+)'\)")
 
@@ -18,14 +18,16 @@ def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
     # The published code does not cut at a line's end, so "sister\nQ: ..." counts as wrong there. It takes what stands
     # between the first and the second "'s\n" of prompt and answer together; the prompt ends in the first.
     stops = ("\n", ".") if options.protocol == "clean" else ("'s\n", ".")
-    return Objective("cross_entropy"), Metric("exact_match", options.protocol, stops=stops)
+    return Objective("cross_entropy"), Metric(
+        "exact_match", options.protocol, stops=stops, plain=options.protocol == "clean"
+    )
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
     return [_record(place, item, options.protocol) for place, item in read_json_items(folder / f"{split}.json")]
 
 
-def _record(place: str, item: dict, protocol: Protocol) -> Record:
+def _record(place: Place, item: dict, protocol: Protocol) -> Record:
     query = field(item, place, "query")
     match = QUERY.fullmatch(query)
     if match is None:

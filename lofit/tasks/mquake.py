@@ -6,7 +6,7 @@ Files and splits are those of the published LoFiT code: `{train,val,test}.jsonl`
 from pathlib import Path
 
 from lofit.tasks.record import Metric, Objective, Options, Protocol, Record, Split
-from lofit.tasks.source import field, read_json_lines
+from lofit.tasks.source import Place, field, read_json_lines
 
 
 def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
@@ -14,14 +14,16 @@ def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
         return Objective("cross_entropy"), Metric("exact_match", "clean", stops=("\n",))
     # The published code compares without stripping, which fails every model that writes a space after "A:". It takes
     # what follows the last "A:" of prompt and answer together.
-    return Objective("cross_entropy"), Metric("exact_match", "lofit", after="A:", stops=("\n",), strip=False)
+    return Objective("cross_entropy"), Metric(
+        "exact_match", "lofit", after="A:", stops=("\n",), strip=False, plain=False
+    )
 
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
     return [_record(place, row, options.protocol) for place, row in read_json_lines(folder / f"{split}.jsonl")]
 
 
-def _record(place: str, row: dict, protocol: Protocol) -> Record:
+def _record(place: Place, row: dict, protocol: Protocol) -> Record:
     def text(path: str) -> str:
         return field(row, place, path)
 

@@ -3,17 +3,24 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from transformers import PreTrainedTokenizerBase
+
 from lofit.errors import LofitError
 from lofit.tasks import jsonl
+from lofit.tasks.prompts import Reader
 from lofit.tasks.record import Metric, Objective, Options, Record
+from lofit.tasks.source import Place
 
 
-def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record], Objective, Metric]:
-    """Records, and how such records are trained on and scored (see `lofit.tasks.jsonl` for the three shapes).
+def to_records(
+    rows: Iterable[Mapping[str, Any] | Record], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Record], Objective, Metric]:
+    """Records, and how such records are trained on and scored (see `lofit.tasks.jsonl` for the shapes).
 
     Args:
-        rows: dicts of `prompt` and `completion`, of `prompt`, `chosen` and `rejected`, or of `prompt`, `choices` and
-            `answer`, with or without an `id`; or `Record`s. All of one shape.
+        rows: dicts of `prompt` and `completion`, of `messages`, of `prompt`, `chosen` and `rejected`, or of `prompt`,
+            `choices` and `answer`, with or without an `id`; or `Record`s. All of one shape.
+        tokenizer: its chat template writes messages as prompts.
 
     Raises:
         LofitError: there is no row, a row has no such shape, or another than the first.
@@ -27,7 +34,7 @@ def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record]
             records.append(row)
             shapes.append(shape_of_record(row))
         elif isinstance(row, Mapping):
-            place = f"records, line {number}"
+            place = Place("records", number, "row")
             shapes.append(jsonl.shape_of(place, dict(row), {}))
             records.append(jsonl.record(place, dict(row), Options()))
         else:
@@ -36,6 +43,7 @@ def to_records(rows: Iterable[Mapping[str, Any] | Record]) -> tuple[list[Record]
             raise LofitError(f"record {number}: got a {shapes[-1]}; expected a {shapes[0]}, as the records before")
     if not records:
         raise LofitError("records: got none; expected at least one")
+    records = Reader(tokenizer, {}).write(records)
     if shapes[0] == "questions":
         return records, Objective("dpo"), Metric("multiple_choice")
     objective, metric = jsonl.AIMS[cast(jsonl.Shape, shapes[0])]

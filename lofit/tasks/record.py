@@ -19,6 +19,11 @@ TUNING_SPLITS: tuple[Split, ...] = ("train", "val")
 """Those that the training stages read."""
 
 
+Turn = Mapping[str, str]
+"""`role` (system, user or assistant) and `content` of a message."""
+Column = Literal["id", "messages", "completion", "aliases", "chosen", "rejected", "choices", "answer"]
+
+
 class Source(Settings):
     """Where a task's files come from."""
 
@@ -58,19 +63,30 @@ class Options(Settings):
     template: Text = "{prompt}"
     """Kind jsonl: the prompt, from the fields of a line."""
 
-    columns: dict[Literal["completion", "aliases", "chosen", "rejected", "choices", "answer"], Text] = Field(
-        default_factory=dict
-    )
-    """Kind jsonl: which field holds what, where the names differ."""
+    columns: dict[Column, Text | None] = Field(default_factory=dict)
+    """Kind jsonl: which field holds what, where the names differ; `id: null` makes no use of a field called id."""
 
     chat: bool = False
-    """Kind jsonl: put the prompt into the tokenizer's chat template, as the user's turn."""
+    """Kind jsonl: put the prompt into the tokenizer's chat template, as the user's turn. Messages always are."""
+
+    system: Text | None = None
+    """Kind jsonl: the system's turn of chats that have none."""
+
+    chat_options: dict[str, Any] = Field(default_factory=dict)
+    """Kind jsonl: further variables of the chat template, such as `enable_thinking: false`."""
+
+    group: Text | None = None
+    """Kind jsonl: a field whose value keeps examples in one split, where splits are drawn by ratio."""
 
     val_ratio: Ratio | None = None
     """Kind jsonl: share of the examples that become the validation split, where no file does."""
 
     test_ratio: Ratio | None = None
     """Kind jsonl: share of the examples that become the test split, where no file does."""
+
+    overlong: Literal["refuse", "drop", "cut_prompt"] = "refuse"
+    """What becomes of an example with more tokens than the steps' `max_length` or the model's positions: it is a fault,
+    it is left out, or its prompt loses its beginning."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +115,8 @@ class Record:
     scoring_prompt: str | None = None
     """The prompt of multiple-choice scoring, where it is not the one of training."""
 
-    chat: bool = False
-    """The prompt is a user's turn in the tokenizer's chat template."""
+    turns: tuple[Turn, ...] = ()
+    """The chat that the prompt is to be, before a chat template has written it (see `lofit.tasks.prompts`)."""
 
     fold: int = 0
     """Which fold of a cross-validation the record belongs to; each fold is tuned and tested on its own records."""
@@ -154,6 +170,10 @@ class Metric:
 
     strip: bool = True
     """Exact match: surrounding blanks do not count."""
+
+    plain: bool = True
+    """Exact match: nor does how Unicode writes the same text: composed letters, cases such as ß and SS, kinds and
+    numbers of blanks, marks without width."""
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lofit.errors import LofitError
 from lofit.tasks.record import Metric, Objective, Options, Record, Split
-from lofit.tasks.source import read_csv_rows
+from lofit.tasks.source import Place, read_csv_rows
 
 COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 OWN_PROMPT = {"clean": "question", "lofit": "instruction"}
@@ -63,7 +63,7 @@ def load(folder: Path, split: Split, options: Options) -> list[Record]:
     ]
 
 
-def _record(place: str, row: dict[str, str], fold: int, options: Options) -> Record:
+def _record(place: Place, row: dict[str, str], fold: int, options: Options) -> Record:
     question, best = row["Question"].strip(), row["Best Answer"].strip()
     correct, incorrect = answers(row["Correct Answers"]), answers(row["Incorrect Answers"])
     for column, value in zip(COLUMNS, (question, best, correct, incorrect), strict=True):

@@ -1,26 +1,26 @@
-"""One's own data, brought together as JSON lines: a file, a folder of split files, or a dataset of the hub."""
+"""One's own data, brought together: a file, a folder of split files, or a dataset of the hub."""
 
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, time, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lofit.errors import LofitError
 from lofit.extras import extra
-from lofit.storage.files import write_whole
+from lofit.storage.files import write_json, write_whole
 from lofit.tasks.record import SPLITS, Split
-from lofit.tasks.source import read_csv_rows, read_json_items
+from lofit.tasks.rows import EXTENSIONS, ORIGIN, SEPARATED, extension_of, read_rows, rows_of_columns
+from lofit.tasks.source import delimiter_of, read_text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
+NAMES = {";": "semicolons", "\t": "tabs"}
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 HUB_SPLITS: Mapping[Split, str] = {"train": "train", "val": "validation", "test": "test"}
 
@@ -34,12 +34,12 @@ def fetch(
     subset: str | None,
     splits: Mapping[Split, str],
 ) -> None:
-    """Bring the data of `source` to `out`, one JSON object a line, in the order they have there.
+    """Bring the data of `source` to `out`: files as they are, a dataset of the hub as JSON lines.
 
     Args:
-        source: a file, which becomes `all.jsonl`; a folder with `train` and perhaps `val` and `test`, each in one of
-            the EXTENSIONS, or the id of a hub dataset, owner/name; these become `train.jsonl` and so on. JSON lines
-            are copied byte for byte, and every cell of a CSV file stays the text that it is.
+        source: a file, which is called `all` in `out`; a folder with `train` and perhaps `val` and `test`, each in one
+            of the EXTENSIONS; or the id of a hub dataset, owner/name. What each file in `out` comes from stands in
+            `origin.json`, for messages that the user understands.
         cache: where downloads and what `datasets` makes of them are kept; nothing else outside `out` is written.
         revision: branch, tag or commit of the hub dataset; None for its main branch.
         subset: its configuration, where it has several.
@@ -55,18 +55,44 @@ def fetch(
             if value:
                 raise LofitError(f"{key}: got {value!r}; expected only for a hub dataset, not for {source}")
         files = split_files(path) if path.is_dir() else {"all": path}
-        contents = {name: content(file, cache) for name, file in files.items()}
-    elif HUB_ID.fullmatch(source) and path.suffix not in EXTENSIONS:
+        contents: dict[str, bytes | str] = {
+            f"{name}{known_extension(file)}": file.read_bytes() for name, file in files.items()
+        }
+        for file in files.values():
+            # Preprocessing reads them again; what is wrong with one is said before anything is written.
+            read_rows(file, str(file))
+            announce(file)
+        origin = {name: str(file) for name, file in files.items()}
+    elif HUB_ID.fullmatch(source) and extension_of(path) is None:
         loaded = load_from_hub(source, cache, revision=revision, subset=subset)
         names = hub_splits(source, list(loaded), splits)
-        contents = {split: lines(f"{source}, split {name}", loaded[name]) for split, name in names.items()}
+        origin = {split: f"{source}/{name}" for split, name in names.items()}
+        contents = {f"{split}.jsonl": lines(loaded[name].to_dict(), origin[split]) for split, name in names.items()}
     else:
         raise LofitError(
             f"source: no such file or folder: {source}; "
             "expected a file, a folder, or the id of a hub dataset, owner/name"
         )
-    for name, text in contents.items():
-        write_whole(out / f"{name}.jsonl", text)
+    for name, content in contents.items():
+        write_whole(out / name, content)
+    write_json(out / ORIGIN, origin)
+
+
+def announce(file: Path) -> None:
+    """Say what separates the cells of a table that is separated by something else than commas."""
+    if (extension_of(file) or "").startswith(SEPARATED) and (mark := delimiter_of(read_text(file))) in NAMES:
+        print(f"{file}: a table, separated by {NAMES[mark]}", file=sys.stderr)
+
+
+def known_extension(file: Path) -> str:
+    """The ending of a data file, in small letters.
+
+    Raises:
+        LofitError: it is none of the EXTENSIONS.
+    """
+    if (extension := extension_of(file)) is None:
+        raise LofitError(f"source: got {file}; expected a file in {', '.join(EXTENSIONS)}, packed as .gz or not")
+    return extension
 
 
 def split_files(folder: Path) -> dict[str, Path]:
@@ -74,7 +100,11 @@ def split_files(folder: Path) -> dict[str, Path]:
     allowed = ", ".join(EXTENSIONS)
     found: dict[str, Path] = {}
     for split in SPLITS:
-        files = [file for extension in EXTENSIONS if (file := folder / f"{split}{extension}").is_file()]
+        files = [
+            file
+            for file in sorted(folder.iterdir())
+            if file.is_file() and (end := extension_of(file)) and file.name.lower() == f"{split}{end}"
+        ]
         if len(files) > 1:
             raise LofitError(f"{folder}: got {' and '.join(file.name for file in files)}; expected one file per split")
         if files:
@@ -83,36 +113,6 @@ def split_files(folder: Path) -> dict[str, Path]:
         names = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise LofitError(f"{folder}: no file called train; got {names}; expected train, val and test in {allowed}")
     return found
-
-
-def content(file: Path, cache: Path) -> bytes | str:
-    """A data file as JSON lines.
-
-    CSV and JSON are not read through `datasets`, which guesses types: it makes 7.0 of the text 007, and a date of
-    whatever looks like one.
-    """
-    if file.suffix == ".jsonl":
-        return file.read_bytes()
-    if file.suffix == ".json":
-        return lines(str(file), (row for _, row in read_json_items(file)))
-    if file.suffix == ".csv":
-        return lines(str(file), (row for _, row in read_csv_rows(file, columns=())))
-    if file.suffix == ".parquet":
-        return lines(str(file), read_parquet(file, cache))
-    raise LofitError(f"source: got {file}; expected a file in {', '.join(EXTENSIONS)}")
-
-
-def read_parquet(file: Path, cache: Path) -> Iterable[dict]:
-    with extra("pipeline", "Parquet files need"):
-        from datasets import Dataset
-        from datasets.exceptions import DatasetsError
-        from pyarrow import ArrowException
-
-    quieten()
-    try:
-        return Dataset.from_parquet(str(file), cache_dir=str(cache / "datasets" / "files"))
-    except (DatasetsError, ArrowException, ValueError, OSError) as error:
-        raise LofitError(f"{file}: not Parquet, or without rows ({one_line(error)})") from None
 
 
 def load_from_hub(name: str, cache: Path, *, revision: str | None, subset: str | None) -> "DatasetDict":
@@ -171,23 +171,10 @@ def hub_splits(source: str, found: list[str], wanted: Mapping[Split, str]) -> di
     return taken
 
 
-def lines(place: str, rows: Iterable[dict]) -> str:
-    """Rows as JSON lines; dates and decimals, which JSON lacks, become text."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, date | time):
-            return value.isoformat()
-        if isinstance(value, timedelta | Decimal):
-            return str(value)
-        raise TypeError(f"a {type(value).__name__}")
-
-    written = []
-    for number, row in enumerate(rows, 1):
-        try:
-            written.append(json.dumps(row, ensure_ascii=False, default=text) + "\n")
-        except TypeError as error:
-            raise LofitError(f"{place}, row {number}: got {error}; expected texts, numbers and lists of them") from None
-    return "".join(written)
+def lines(columns: Mapping[str, Sequence[Any]], name: str) -> str:
+    """The rows of a dataset as JSON lines."""
+    rows = rows_of_columns(columns, name)
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def quieten() -> None:

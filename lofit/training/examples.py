@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from lofit.models.tokens import Encoded, chat_prompt, encode
+from lofit.models.tokens import Encoded, encode
+from lofit.models.vocabulary import Vocabulary
 from lofit.tasks.record import Objective, Record
 
 
@@ -21,16 +22,23 @@ class Example:
 
 
 def encode_record(
-    tokenizer: PreTrainedTokenizerBase, record: Record, objective: Objective, *, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    record: Record,
+    objective: Objective,
+    vocabulary: Vocabulary,
+    *,
+    max_length: int | None = None,
 ) -> tuple[Encoded, Encoded | None]:
     """The completion that a record is tuned on, and the other half of its pair where the objective is DPO.
 
     Raises:
-        LofitError: see `encode`, and `chat_prompt`.
+        LofitError: see `encode`, and `Vocabulary`: there is no end token, or the model cannot read the record.
     """
-    prompt = chat_prompt(tokenizer, record.prompt) if record.chat else record.prompt
     texts = [record.completion] if objective.kind == "cross_entropy" else [record.completion, record.rejected or ""]
-    chosen, *rejected = (encode(tokenizer, prompt, text, end=True, max_length=max_length) for text in texts)
+    rows = [encode(tokenizer, record.prompt, text, end=vocabulary.end, max_length=max_length) for text in texts]
+    for row in rows:
+        vocabulary.check(row.ids, record.prompt)
+    chosen, *rejected = rows
     return chosen, rejected[0] if rejected else None
 
 
@@ -38,6 +46,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[Record],
     objective: Objective,
+    vocabulary: Vocabulary,
     *,
     max_length: int,
     references: Iterable[tuple[float, float]] | None = None,
@@ -47,7 +56,7 @@ def prepare(
     Raises:
         LofitError: a record cannot be tokenised, or is longer than `max_length` tokens.
     """
-    rows = [encode_record(tokenizer, record, objective, max_length=max_length) for record in records]
+    rows = [encode_record(tokenizer, record, objective, vocabulary, max_length=max_length) for record in records]
     if references is None:
         return [Example(*row) for row in rows]
     return [Example(*row, reference) for row, reference in zip(rows, references, strict=True)]

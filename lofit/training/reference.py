@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.errors import LofitError
 from lofit.models.logprobs import score_groups
-from lofit.models.tokens import Reading, padding_id
+from lofit.models.tokens import Reading
+from lofit.models.vocabulary import vocabulary_of
 from lofit.storage.files import write_whole
 from lofit.tasks.record import Objective, Record, Split
 from lofit.training.examples import encode_record
@@ -38,9 +39,14 @@ def pair_logprobs(
     Raises:
         LofitError: a record cannot be tokenised.
     """
-    pairs = [[row for row in encode_record(tokenizer, record, objective) if row is not None] for record in records]
-    pad_id = padding_id(tokenizer)
-    scores = score_groups(model, pairs, pad_id=pad_id, batch_size=BATCH_SIZE, progress="Reference", reading=reading)
+    vocabulary = vocabulary_of(model, tokenizer)
+    pairs = [
+        [row for row in encode_record(tokenizer, record, objective, vocabulary) if row is not None]
+        for record in records
+    ]
+    scores = score_groups(
+        model, pairs, pad_id=vocabulary.padding, batch_size=BATCH_SIZE, progress="Reference", reading=reading
+    )
     return [(chosen, rejected) for chosen, rejected in scores]
 
 

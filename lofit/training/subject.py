@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.base import Adapter
 from lofit.models.runtime import activation_checkpointing
-from lofit.models.tokens import padding_id
+from lofit.models.vocabulary import vocabulary_of
 from lofit.tasks.record import Objective, Record
 from lofit.training import loop
 from lofit.training.case import Case
@@ -62,11 +62,13 @@ class Subject(Case):
         references = self.references if self.objective.kind == "dpo" else None
         if self.objective.kind == "dpo" and references is None:
             references = self._score_pairs(adapter)
+        vocabulary = vocabulary_of(model, tokenizer)
         splits = [
             prepare(
                 tokenizer,
                 records,
                 self.objective,
+                vocabulary,
                 max_length=settings.max_length,
                 references=references[index] if references else None,
             )
@@ -74,7 +76,6 @@ class Subject(Case):
         ]
         facts = (settings.model_dump(), self.seed, describe(adapter), sample(model))
         inputs = fingerprint(*facts, *adapter.state_dict().values(), *map(repr, splits))
-        pad_id = padding_id(tokenizer)
         with activation_checkpointing(model) if self.runtime.gradient_checkpointing else nullcontext():
             rows = loop.train(
                 model,
@@ -82,7 +83,7 @@ class Subject(Case):
                 splits[0],
                 settings,
                 seed=self.seed,
-                pad_id=pad_id,
+                pad_id=vocabulary.padding,
                 layout=self.layout,
                 penalty=penalty,
                 runtime=self.runtime,
@@ -98,7 +99,7 @@ class Subject(Case):
                 adapter,
                 splits[1],
                 layout=self.layout,
-                pad_id=pad_id,
+                pad_id=vocabulary.padding,
                 beta=settings.beta,
                 batch_size=batch_size,
             )

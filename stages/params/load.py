@@ -200,7 +200,10 @@ Keys = dict[str, tuple[str, ...]]
 
 OWN_KEYS: Keys = {
     "fetch_data": ("revision", "subset", "splits"),
-    "preprocess": ("template", "columns", "chat", "val_ratio", "test_ratio"),
+    "preprocess": (
+        *("template", "columns", "chat", "system", "chat_options", "group"),
+        *("val_ratio", "test_ratio"),
+    ),
 }
 PUBLISHED_KEYS: Keys = {"preprocess": ("protocol",)}
 TRUTHFULQA_KEYS: Keys = {"preprocess": ("folds", "prompt")}

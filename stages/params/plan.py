@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lofit import methods, rankings
+from lofit.models.identity import folder_hash
 from lofit.storage.files import write_json
 from stages.params import effective
 from stages.params.code import code_hash
 from stages.params.schema import Params
+from stages.paths import model_notes
 from stages.plan import Plan, plan_file
 
 
@@ -30,7 +32,8 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
     demo = model.name == "demo"
     yield ("demo_model",), {"world": model.world if demo else None, "code": code_hash("stages.demo_model")}
     settings = model.model_dump(exclude={"world"})
-    yield ("base_model",), {"settings": settings, "code": code_hash("stages.base_model")}
+    files = folder_hash(Path(model.name), notes=model_notes()) if Path(model.name).is_dir() and not demo else None
+    yield ("base_model",), {"settings": settings, "files": files, "code": code_hash("stages.base_model")}
     tasks = {
         task: {"kind": block.kind, "folds": block.preprocess.folds, "split": block.evaluate.split}
         for task, block in params.tasks.items()
@@ -63,12 +66,23 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
     )
     settings = block.preprocess.model_dump()
     code = code_hash("stages.preprocess", page)
-    yield ("preprocess", task), {"kind": block.kind, "settings": settings, "code": code}
+    limits = lengths(params, task) if block.preprocess.overlong != "refuse" else None
+    yield ("preprocess", task), {"kind": block.kind, "settings": settings, "limits": limits, "code": code}
     yield ("reference", task), {"code": code_hash("stages.reference")}
     scales = block.train_scales.model_dump() if block.train_scales else {}
     # Step 1 is for the rows whose heads come from it.
     needed = bool(run.methods or run.transfers)
     yield ("train_scales", task), {"needed": needed, "settings": scales, "code": code_hash("stages.train_scales")}
+
+
+def lengths(params: Params, task: str) -> dict[str, int]:
+    """What an example of a task must not be longer than, for any row: in training, and beside a generated answer."""
+    run, block = params.run, params.tasks[task]
+    trained = [block.train_scales, *(effective.tune_bias(params, task, row) for row in run.lofit_rows)]
+    trained += [effective.fit(params, task, row)[0] for row in run.baselines]
+    limits = [limit for settings in trained if (limit := getattr(settings, "max_length", None)) is not None]
+    answers = [effective.evaluate(params, task, row).max_new_tokens for row in run.rows]
+    return {"max_length": min(limits), "new_tokens": max(answers)}
 
 
 def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, ...], Plan]]:

@@ -36,10 +36,9 @@ def test_the_model_stops_when_all_rows_have_ended(model, tokenizer):
     assert 1 < len(passes) < 12
 
 
-def test_a_row_that_ended_is_not_padded_with_text(make_model, tokenizer):
+def test_a_row_that_ended_is_not_padded_with_text(make_model, make_tokenizer):
     # Without an end-of-sequence token, transformers writes on in rows that have ended, until the last one has.
-    model = make_model()
-    model.generation_config.eos_token_id = None
+    model, tokenizer = make_model(eos_token_id=None), make_tokenizer(end=None)
 
     def ended(text):
         return len(text) >= 8
@@ -59,7 +58,7 @@ def test_a_row_that_ended_is_not_padded_with_text(make_model, tokenizer):
         (Metric("exact_match", "clean", stops=("\n", ".")), "Sweden.", True),
         (Metric("exact_match", "lofit", stops=("'s\n", ".")), "Sweden\nQ", False),
         # The answer may still begin anew.
-        (Metric("exact_match", "lofit", after="A:", strip=False), "Norway\nQ: And?", False),
+        (Metric("exact_match", "lofit", after="A:", strip=False, plain=False), "Norway\nQ: And?", False),
     ],
 )
 def test_an_answer_has_ended_when_nothing_after_it_counts(metric, text, over):

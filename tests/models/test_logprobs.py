@@ -25,8 +25,7 @@ def groups(request, make_tokenizer):
     where the last token of the prompt depends on the answer."""
     tokenizer = make_tokenizer(words=request.param == "words")
     groups = [
-        [encode(tokenizer, PRIMER + question, answer, end=False) for answer in answers]
-        for question, answers in QUESTIONS.items()
+        [encode(tokenizer, PRIMER + question, answer) for answer in answers] for question, answers in QUESTIONS.items()
     ]
     assert any(len({row.start for row in group}) > 1 for group in groups) == (request.param != "words")
     return groups

@@ -13,6 +13,7 @@ from lofit import HeadAdapter, LofitError, head_layout
 from lofit.models import base as models
 from lofit.models.runtime import activation_checkpointing, pick_device
 from lofit.models.tokens import Encoded
+from lofit.models.vocabulary import vocabulary_of
 from lofit.tasks.record import Objective, Record
 from lofit.training.examples import Example, mean_over, prepare
 from lofit.training.initial import fresh_vectors
@@ -229,7 +230,9 @@ def test_devices_are_picked_by_name_and_refused_in_words():
 
 def prepared(model, tokenizer, objective):
     references = pair_logprobs(model, tokenizer, RECORDS, objective) if objective is DPO else None
-    return prepare(tokenizer, RECORDS, objective, max_length=100, references=references)
+    return prepare(
+        tokenizer, RECORDS, objective, vocabulary_of(model, tokenizer), max_length=100, references=references
+    )
 
 
 def kept_bytes(model, examples, adapter):

@@ -4,11 +4,11 @@ import random
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lofit.errors import LofitError
-from lofit.models.tokens import IGNORED, Encoded, collate, encode, longest_first, padding_id
+from lofit.models.tokens import IGNORED, Encoded, collate, encode, longest_first, tokenise
 
 LETTERS = "aimno .:?'\nQA"
 
@@ -42,7 +42,7 @@ def test_the_labelled_tokens_are_the_completion(request, kind, seed):
     letters = LETTERS + ("éß日😀" if kind == "tokenizer" else "")
     clean = 0
     for prompt, completion in random_texts(letters, seed, count=60):
-        row = encode(tokenizer, prompt, completion, end=False)
+        row = encode(tokenizer, prompt, completion)
         before, whole = (decode(tokenizer, ids) for ids in (row.ids[: row.start], row.ids))
         assert whole == prompt + completion
         spans = tokenizer(prompt + completion, return_offsets_mapping=True)["offset_mapping"]
@@ -56,7 +56,7 @@ def test_the_labelled_tokens_are_the_completion(request, kind, seed):
 
 
 def test_a_token_that_crosses_the_border_belongs_to_the_completion(crossing):
-    row = encode(crossing, "A", ": No", end=False)
+    row = encode(crossing, "A", ": No")
     assert crossing("A: No")["input_ids"] == list(row.ids)
     assert crossing("A")["input_ids"] != list(row.ids[:1])
     assert row.start == 0
@@ -65,47 +65,40 @@ def test_a_token_that_crosses_the_border_belongs_to_the_completion(crossing):
 @pytest.mark.parametrize("completion", [" zebra", "  no", " "])
 def test_a_blank_counts_where_the_tokenizer_trims_it_off_its_offsets(make_tokenizer, completion):
     tokenizer = make_tokenizer(trim=True)
-    row = encode(tokenizer, "Q: A:", completion, end=False)
+    row = encode(tokenizer, "Q: A:", completion)
     assert decode(tokenizer, row.ids[row.start :]) == completion
 
 
 def test_the_end_of_sequence_is_a_part_of_the_completion_on_demand(tokenizer):
-    open_row = encode(tokenizer, "Q: A:", " no", end=False)
-    closed = encode(tokenizer, "Q: A:", " no", end=True)
+    open_row = encode(tokenizer, "Q: A:", " no")
+    closed = encode(tokenizer, "Q: A:", " no", end=tokenizer.eos_token_id)
     assert closed == Encoded((*open_row.ids, tokenizer.eos_token_id), open_row.start)
 
 
 def test_the_end_of_sequence_is_not_added_twice(make_tokenizer):
     tokenizer = make_tokenizer(closes=True)
-    row = encode(tokenizer, "Q: A:", " no", end=True)
+    row = encode(tokenizer, "Q: A:", " no", end=tokenizer.eos_token_id)
     assert row.ids.count(tokenizer.eos_token_id) == 1 and row.ids[-1] == tokenizer.eos_token_id
 
 
 def test_an_end_that_the_tokenizer_adds_is_dropped_where_none_is_wanted(make_tokenizer, tokenizer):
-    assert encode(make_tokenizer(closes=True), "Q: A:", " no", end=False) == encode(
-        tokenizer, "Q: A:", " no", end=False
-    )
-
-
-def test_a_tokenizer_without_an_end_of_sequence_is_refused_where_one_is_wanted(make_tokenizer):
-    with pytest.raises(LofitError, match="end-of-sequence"):
-        encode(make_tokenizer(end=None), "Q: A:", " no", end=True)
+    assert encode(make_tokenizer(closes=True), "Q: A:", " no") == encode(tokenizer, "Q: A:", " no")
 
 
 def test_an_empty_completion_is_refused(tokenizer):
     with pytest.raises(LofitError, match="completion '' of prompt 'Q: A:' has no token of its own"):
-        encode(tokenizer, "Q: A:", "", end=True)
+        encode(tokenizer, "Q: A:", "", end=tokenizer.eos_token_id)
 
 
 def test_an_empty_prompt_is_allowed(tokenizer):
-    assert encode(tokenizer, "", "no", end=False).start == 0
+    assert encode(tokenizer, "", "no").start == 0
 
 
 def test_the_longest_sequence_allowed_counts_the_end(tokenizer):
-    length = len(encode(tokenizer, "Q: A:", " no", end=True).ids)
-    assert len(encode(tokenizer, "Q: A:", " no", end=True, max_length=length).ids) == length
+    length = len(encode(tokenizer, "Q: A:", " no", end=tokenizer.eos_token_id).ids)
+    assert len(encode(tokenizer, "Q: A:", " no", end=tokenizer.eos_token_id, max_length=length).ids) == length
     with pytest.raises(LofitError, match=f"'Q: A:'.*: {length} tokens .* expected max_length, {length - 1}"):
-        encode(tokenizer, "Q: A:", " no", end=True, max_length=length - 1)
+        encode(tokenizer, "Q: A:", " no", end=tokenizer.eos_token_id, max_length=length - 1)
 
 
 def test_a_tokenizer_without_offsets_is_refused():
@@ -113,7 +106,7 @@ def test_a_tokenizer_without_offsets_is_refused():
         is_fast = False
 
     with pytest.raises(LofitError, match="Slow: no character offsets; expected a fast tokenizer"):
-        encode(Slow(), "Q: A:", " no", end=True)
+        encode(Slow(), "Q: A:", " no")
 
 
 def test_batches_are_padded_on_the_right_and_labelled_on_completions_only():
@@ -135,12 +128,16 @@ def test_the_longest_rows_come_first_and_equals_keep_their_order():
     assert list(longest_first([], batch_size=2)) == []
 
 
-@pytest.mark.parametrize(("pad", "end", "expected"), [(3, 2, 3), (None, 2, 2), (0, 2, 0), (None, None, 0)])
-def test_padding_falls_back_to_the_end_of_sequence_and_then_to_any_token(pad, end, expected):
-    class Names:
-        pad_token_id, eos_token_id = pad, end
-
-    assert padding_id(Names()) == expected
+@pytest.mark.parametrize(("text", "begins"), [("a", True), ("<s>a", False), ("\n <s>a", False), ("a<s>", True)])
+def test_a_text_that_begins_with_the_beginning_token_gets_no_second(make_tokenizer, text, begins):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    begin = tokenizer.bos_token_id
+    opening = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    tokenizer.backend_tokenizer.post_processor = opening
+    ids = tokenise(tokenizer, text)["input_ids"]
+    assert (ids[0] == begin) == (begins or text.startswith("<s>"))
+    assert ids.count(begin) == text.count("<s>") + begins
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers

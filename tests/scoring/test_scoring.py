@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ from lofit.models.tokens import encode
 from lofit.scoring.metrics import exact_match, means, multiple_choice, named, trim_start
 from lofit.scoring.predict import Prediction, predict, score_table
 from lofit.storage.tables import read_scores, write_scores
-from lofit.tasks.record import Metric, Record
+from lofit.tasks import clutrr, mquake
+from lofit.tasks.record import Metric, Options, Record
 
 CHOICE = Metric("multiple_choice", "clean")
 CLEAN = Metric("exact_match", "clean")
-MQUAKE_LOFIT = Metric("exact_match", "lofit", after="A:", strip=False)
+MQUAKE_LOFIT = Metric("exact_match", "lofit", after="A:", strip=False, plain=False)
 CLUTRR_CLEAN = Metric("exact_match", "clean", stops=("\n", "."))
 CLUTRR_LOFIT = Metric("exact_match", "lofit", stops=("'s\n", "."))
 PROMPTS = ["Q: Can pigs fly? A:", "A:", "Answer: Roy is Anna 's\n", "Q: Where did the cat sit? A:", "Q:"]
@@ -81,14 +83,14 @@ def test_a_completion_scores_the_same_alone_and_in_a_batch(decoder, tokenizer, b
     texts = [
         (PROMPTS[i % 5], answer) for i, answer in enumerate([" no", " No, pigs", " brother", "n", " the mat."] * 2)
     ]
-    rows = [encode(tokenizer, *pair, end=bool(i % 2)) for i, pair in enumerate(texts)]
+    rows = [encode(tokenizer, *pair, end=tokenizer.eos_token_id if i % 2 else None) for i, pair in enumerate(texts)]
     expected = [score_by_hand(decoder, row) for row in rows]
     assert score_completions(decoder, rows, pad_id=7, batch_size=batch_size) == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 1
 
 
 def test_answers_that_begin_alike_are_scored_apart(model, tokenizer):
-    rows = [encode(tokenizer, "Q: A:", answer, end=False) for answer in (" No", " No, pigs", " No, pigs cannot fly")]
+    rows = [encode(tokenizer, "Q: A:", answer) for answer in (" No", " No, pigs", " No, pigs cannot fly")]
     scores = score_completions(model, rows, pad_id=0, batch_size=3)
     assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
 
@@ -102,7 +104,7 @@ def test_multiple_choice_predictions_come_in_the_order_of_the_records(model, tok
     assert [prediction.id for prediction in predictions] == ["3", "1", "2"]
     for record, prediction in zip(records, predictions, strict=True):
         correct, incorrect = (
-            [score_by_hand(model, encode(tokenizer, record.prompt, answer, end=False)) for answer in answers]
+            [score_by_hand(model, encode(tokenizer, record.prompt, answer)) for answer in answers]
             for answers in (record.correct, record.incorrect)
         )
         assert prediction.evidence["correct"] == pytest.approx(correct, abs=1e-4)
@@ -130,7 +132,7 @@ def test_generation_stops_at_the_end_of_sequence(make_model, tokenizer):
     first = model(torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])).logits[0, -1].argmax().item()
     model.generation_config.eos_token_id = first
     (text,) = generate(model, tokenizer, PROMPTS[:1], batch_size=1, max_new_tokens=6)
-    assert text == tokenizer.decode([first])
+    assert text == ""
 
 
 @pytest.mark.parametrize("habit", [{"repetition_penalty": 5.0}, {"no_repeat_ngram_size": 1}, {"min_new_tokens": 6}])
@@ -140,7 +142,7 @@ def test_generation_is_greedy_whatever_the_model_prefers(make_model, tokenizer, 
         setattr(model.generation_config, key, value)
     if "min_new_tokens" in habit:
         model.generation_config.eos_token_id = greedy_ids(model, tokenizer, PROMPTS[0], 1)[0]
-        expected = greedy_ids(model, tokenizer, PROMPTS[0], 1)
+        expected = []
     else:
         expected = greedy_ids(model, tokenizer, PROMPTS[0], 8)
     (text,) = generate(model, tokenizer, PROMPTS[:1], batch_size=1, max_new_tokens=8)
@@ -161,7 +163,7 @@ def test_a_pair_or_a_choice_is_right_where_the_right_answer_is_likelier(model, t
     predictions = predict(model, tokenizer, records, metric, batch_size=3, max_new_tokens=5)
     expected = []
     for right, wrong in pairs:
-        rows = [encode(tokenizer, PROMPTS[0], text, end=False) for text in (right, wrong)]
+        rows = [encode(tokenizer, PROMPTS[0], text) for text in (right, wrong)]
         better, worse = (score_by_hand(model, row) for row in rows)
         expected.append({kind: float(better > worse)})
     assert [prediction.scores for prediction in predictions] == expected
@@ -178,19 +180,6 @@ def test_choices_are_scored_after_the_scoring_prompt(model, tokenizer):
         for record in (plain, shown, there)
     ]
     assert evidence[1] == evidence[2] != evidence[0]
-
-
-@pytest.mark.parametrize("metric", [CLEAN, CHOICE], ids=["exact match", "choices"])
-def test_a_chat_model_is_asked_through_its_template(model, make_tokenizer, metric):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for turn in messages %}Q: {{ turn.content }}\nA:{% endfor %}"
-    asked = Record("1", "Where did the cat sit?", " mat", correct=(" mat",), incorrect=(" no",))
-    written = replace(asked, prompt="Q: Where did the cat sit?\nA:")
-    chat, plain, bare = (
-        predict(model, tokenizer, [replace(record, chat=chat)], metric, batch_size=1, max_new_tokens=6)[0].evidence
-        for record, chat in ((asked, True), (written, False), (asked, False))
-    )
-    assert chat == plain != bare
 
 
 @pytest.mark.parametrize("prompts", [[""], ["Q:", ""]])
@@ -280,6 +269,32 @@ def test_blanks_at_the_start_of_an_answer_go_unless_they_count():
 def test_a_prediction_is_one_flat_json_row():
     row = Prediction("a", {"mc1": 1 / 3}, {"correct": [-1.0]}).to_json()
     assert row == {"id": "a", "mc1": 0.333333, "correct": [-1.0]}
+
+
+LOOKS_ALIKE = [
+    ("cafe\u0301", "caf\u00e9"),
+    ("Stra\u00dfe", "STRASSE"),
+    ("co\u00a0ld", "co ld"),
+    ("\u200bcold", "cold"),
+    ("co  ld", "co ld"),
+]
+"""The same text, as Unicode may write it: composed, in capitals, with another blank, with a mark without width."""
+
+
+@pytest.mark.parametrize(("target", "said"), LOOKS_ALIKE)
+def test_texts_that_look_the_same_match_but_under_the_published_protocol(target, said):
+    record = Record("1", "Q:", f" {target}", aliases=(f" {target}",))
+    assert exact_match(said, record, Metric("exact_match", "clean"))[1]
+    assert not exact_match(said, record, Metric("exact_match", "lofit", plain=False))[1]
+    assert exact_match(target, Record("1", "Q:", f" {said}"), Metric("exact_match", "clean"))[1]
+    assert clutrr.aims(Path(), Options())[1].plain and mquake.aims(Path(), Options())[1].plain
+    published = Options(protocol="lofit")
+    assert not clutrr.aims(Path(), published)[1].plain and not mquake.aims(Path(), published)[1].plain
+
+
+@pytest.mark.parametrize(("target", "said"), [("cold", "cold."), ("1,000", "1000"), ("r\u00e9sum", "resum")])
+def test_other_texts_do_not(target, said):
+    assert not exact_match(said, Record("1", "Q:", f" {target}"), Metric("exact_match", "clean"))[1]
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers

@@ -38,10 +38,10 @@ def test_of_choices_the_right_one_is_trained_and_the_others_keep_their_order(tmp
 @pytest.mark.parametrize("row", [COMPLETION, PAIR, CHOICE])
 def test_a_chat_template_decides_by_itself_how_an_answer_begins(tmp_path, row):
     record = one(tmp_path, row, chat=True)
-    assert record.prompt == row["prompt"] and record.chat
+    assert record.prompt == "" and record.turns == ({"role": "user", "content": row["prompt"]},)
     texts = [record.completion, record.rejected or "x", *record.correct, *record.incorrect]
     assert not any(text.startswith(" ") for text in texts)
-    assert not one(tmp_path, row).chat
+    assert not one(tmp_path, row).turns
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_one_blank_stands_between_prompt_and_completion_unless_there_is_white_sp
     [
         ("{prompt}", "a {b} {{c}} {prompt}"),
         ("{{{prompt}}}:", "{a {b} {{c}} {prompt}}:"),
-        ("{n}/{deep.texts.1}/{yes}", "7/{n}/True"),
+        ("{n}/{deep.texts.1}/{yes}", "7/{n}/true"),
         ("no field", "no field"),
     ],
 )
@@ -130,7 +130,7 @@ def test_columns_reach_into_lists_and_blocks(tmp_path):
 @pytest.mark.parametrize(
     ("row", "columns", "words"),
     [
-        ({"prompt": "p"}, {}, "FILE, line 1: got prompt; expected, besides the prompt, completion; or chosen and rej"),
+        ({"prompt": "p"}, {}, "FILE, line 1: got prompt; expected, besides the prompt, completion; or messages; or c"),
         ({}, {}, "FILE, line 1: got no field; expected"),
         ({"prompt": "p", "chosen": "c"}, {}, "FILE, line 1: got prompt, chosen; expected"),
         (
@@ -182,10 +182,10 @@ def test_all_lines_of_all_files_have_one_shape(tmp_path, files, words):
     ("row", "words"),
     [
         ({**COMPLETION, "completion": " "}, "field 'completion' is ' '; expected a text that is not blank"),
-        ({**COMPLETION, "completion": 7}, "field 'completion' is 7; expected a text that is not blank"),
+        ({**COMPLETION, "completion": [7]}, "field 'completion' is [7]; expected a text that is not blank"),
         ({**COMPLETION, "completion": "a\nb"}, "the completion has several lines; expected one"),
         ({**COMPLETION, "aliases": "x"}, "field 'aliases' is 'x'; expected a list that is not blank"),
-        ({**COMPLETION, "aliases": ["x", 1]}, "field 'aliases.1' is 1; expected a text that is not blank"),
+        ({**COMPLETION, "aliases": ["x", {}]}, "field 'aliases.1' is {}; expected a text that is not blank"),
         ({**PAIR, "rejected": ""}, "field 'rejected' is ''; expected a text that is not blank"),
         ({**CHOICE, "choices": ["a", ""]}, "field 'choices.1' is ''; expected a text that is not blank"),
         ({**CHOICE, "choices": ["a"]}, "got 1 choices; expected two or more"),
@@ -207,6 +207,7 @@ def test_a_line_break_at_the_end_of_a_completion_is_no_second_line(tmp_path):
     [
         (["x", "y", "z"], 0, "x"),
         (["x", "y", "z"], 2, "z"),
+        (["x", "y", "z"], 2.0, "z"),
         (["x", "y", "z"], "A", "x"),
         (["x", "y", "z"], "C", "z"),
         (["x", "y", "z"], "y", "y"),
@@ -224,7 +225,7 @@ def test_an_answer_is_an_index_a_letter_or_a_text(tmp_path, choices, answer, rig
     assert record.incorrect == tuple(choice for choice in choices if choice != right)
 
 
-@pytest.mark.parametrize("answer", [3, -1, "D", "a", "0", "X", True, 1.0, ["x"], ""])
+@pytest.mark.parametrize("answer", [3, -1, "D", "a", "0", "X", True, 1.5, ["x"], ""])
 def test_an_answer_that_means_no_choice_is_refused(tmp_path, answer):
     row = {"prompt": "p", "choices": ["x", "y", "z"], "answer": answer}
     words = f"FILE, line 1: answer {answer!r}; expected 0 to 2, A to C, or the text of a choice"
@@ -304,8 +305,8 @@ def test_three_files_are_taken_as_they_are(tmp_path):
         (["all"], {"val": 0.2}, "test_ratio: missing; expected the share of "),
         (["train"], {"test": 0.2}, "val_ratio: missing; expected the share of "),
         (["train", "val"], {}, "test_ratio: missing; expected the share of "),
-        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got test.jsonl as well; expected one file for all"),
-        ([], {"val": 0.2, "test": 0.2}, "train.jsonl: no such file"),
+        (["all", "test"], {"val": 0.2, "test": 0.2}, "all.jsonl: got "),
+        ([], {"val": 0.2, "test": 0.2}, "source: got no file called train; expected one"),
         (
             ["all"],
             {"val": 0.01, "test": 0.2},

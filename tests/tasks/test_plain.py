@@ -29,16 +29,16 @@ QUESTION = Record("7", "Q:", " no", " yes", correct=(" no",), incorrect=(" yes",
         ),
     ],
 )
-def test_dicts_become_the_records_of_such_lines(row, record, kinds):
+def test_dicts_become_the_records_of_such_lines(tokenizer, row, record, kinds):
     before = dict(row)
-    records, objective, metric = to_records([row])
+    records, objective, metric = to_records([row], tokenizer)
     assert records == [record] and (objective.kind, metric.kind) == kinds and row == before
     # The records themselves say the same.
-    assert to_records(records) == (records, objective, metric)
-    assert to_records([row, record])[0] == [record, record]
+    assert to_records(records, tokenizer) == (records, objective, metric)
+    assert to_records([row, record], tokenizer)[0] == [record, record]
 
 
-def test_questions_are_pairs_in_training_and_multiple_choice_in_scoring():
-    assert to_records(iter([QUESTION])) == ([QUESTION], Objective("dpo"), Metric("multiple_choice"))
+def test_questions_are_pairs_in_training_and_multiple_choice_in_scoring(tokenizer):
+    assert to_records(iter([QUESTION]), tokenizer) == ([QUESTION], Objective("dpo"), Metric("multiple_choice"))
     with pytest.raises(LofitError, match=r"^record 2: got a preference; expected a questions"):
-        to_records([QUESTION, {"prompt": "Hello?", "chosen": "Hi.", "rejected": "What."}])
+        to_records([QUESTION, {"prompt": "Hello?", "chosen": "Hi.", "rejected": "What."}], tokenizer)

@@ -14,7 +14,7 @@ from lofit.tasks.record import (
     read_records,
     write_records,
 )
-from lofit.tasks.source import field, read_csv_rows, read_json_items, read_json_lines
+from lofit.tasks.source import Place, field, read_csv_rows, read_json_items, read_json_lines
 
 READERS = {
     "rows.csv": lambda file: read_csv_rows(file, columns=["A", "B"]),
@@ -27,19 +27,19 @@ def test_csv_rows_know_their_lines(tmp_path):
     file = tmp_path / "rows.csv"
     file.write_bytes(b'A,B,C\r\n1,"2, ""two""",3\r\n"x\ny",5,6\r\n7,8,9')
     assert read_csv_rows(file, columns=["A", "B"]) == [
-        (f"{file}, line 2", {"A": "1", "B": '2, "two"', "C": "3"}),
-        (f"{file}, line 3", {"A": "x\ny", "B": "5", "C": "6"}),
-        (f"{file}, line 5", {"A": "7", "B": "8", "C": "9"}),
+        (Place(str(file), 2), {"A": "1", "B": '2, "two"', "C": "3"}),
+        (Place(str(file), 3), {"A": "x\ny", "B": "5", "C": "6"}),
+        (Place(str(file), 5), {"A": "7", "B": "8", "C": "9"}),
     ]
 
 
 def test_json_items_know_their_numbers_and_json_lines_their_lines(tmp_path):
     (tmp_path / "items.json").write_text('[{"a": 1},\n {"a": 2}]')
     (tmp_path / "lines.jsonl").write_text('{"a": 1}\n\n{"a": "one\u2028line"}\n')
-    assert read_json_items(tmp_path / "items.json")[1] == (f"{tmp_path}/items.json, item 2", {"a": 2})
+    assert read_json_items(tmp_path / "items.json")[1] == (Place(f"{tmp_path}/items.json", 2, "item"), {"a": 2})
     assert read_json_lines(tmp_path / "lines.jsonl") == [
-        (f"{tmp_path}/lines.jsonl, line 1", {"a": 1}),
-        (f"{tmp_path}/lines.jsonl, line 3", {"a": "one\u2028line"}),
+        (Place(f"{tmp_path}/lines.jsonl", 1), {"a": 1}),
+        (Place(f"{tmp_path}/lines.jsonl", 3), {"a": "one\u2028line"}),
     ]
 
 
@@ -50,8 +50,8 @@ def test_json_items_know_their_numbers_and_json_lines_their_lines(tmp_path):
         (None, ": no such file"),
         (b"", ": empty; expected at least one example"),
         (b" \n\n", ": empty; expected at least one example"),
-        (b"\xef\xbb\xbfA,B\n1,2\n", ", line 1: begins with a byte-order mark"),
-        (b"\xff\xfeA\x00", ", line 1: begins with a byte-order mark"),
+        (b"\xef\xbb\xbf \n", ": empty; expected at least one example"),
+        (b"\xff\xfeA", ", line 1: byte 0x41 is not UTF-16"),
         (b"A,B\n1,2\n3,\xe9\n", ", line 3: byte 0xe9 is not UTF-8"),
     ],
 )
@@ -120,7 +120,7 @@ def test_records_and_their_aims_survive_their_folder(tmp_path):
     records = [
         Record("1", "Q: é\u2028 A:", " no", " yes", correct=(" no",), incorrect=(" yes", " maybe"), aliases=("nope",)),
         Record("2", "Q: A:", " no"),
-        Record("3", "Q: A:", " no", scoring_prompt="Six.\n\nQ: A:", chat=True, fold=1),
+        Record("3", "Q: A:", " no", scoring_prompt="Six.\n\nQ: A:", fold=1),
     ]
     write_records(tmp_path, objective, metric, {"train": records, "test": records[:1]})
     assert (read_objective(tmp_path), read_metric(tmp_path)) == (objective, metric)

@@ -9,7 +9,7 @@ import pytest
 from lofit.errors import LofitError
 from lofit.scoring.metrics import exact_match
 from lofit.tasks import clutrr, mquake, preprocess, truthfulqa
-from lofit.tasks.record import Metric, Objective, Options, Record, read_metric, read_objective, read_records
+from lofit.tasks.record import SPLITS, Metric, Objective, Options, Record, read_metric, read_objective, read_records
 
 PIGS = {
     "Question": "Can pigs fly?",
@@ -292,17 +292,17 @@ def test_an_empty_answer_is_refused(tmp_path, task, row, change):
 
 def test_preprocessing_writes_every_split_and_its_aims(tmp_path):
     counts = run_mquake(tmp_path, train=6)
-    assert counts == {"train": 6, "val": 2, "test": 1}
+    assert counts == {"train": 6, "val": 2, "test": 1, "repeated": 3}
     out = tmp_path / "out"
     assert (read_objective(out), read_metric(out)) == mquake.aims(Path(), Options())
-    assert [len(read_records(out, split)) for split in counts] == [6, 2, 1]
+    assert [len(read_records(out, split)) for split in SPLITS] == [6, 2, 1]
     assert [record.id for record in read_records(out, "train")] == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_training_examples_are_drawn_by_the_seed_and_the_others_stay(tmp_path):
     drawn = {}
     for seed in (1, 1, 2):
-        assert run_mquake(tmp_path, train=50, train_size=10, seed=seed) == {"train": 10, "val": 2, "test": 1}
+        assert run_mquake(tmp_path, train=50, train_size=10, seed=seed)["train"] == 10
         ids = [record.id for record in read_records(tmp_path / "out", "train")]
         assert len(set(ids)) == 10 and drawn.setdefault(seed, ids) == ids
     assert drawn[1] != drawn[2]
@@ -324,6 +324,7 @@ def test_preprocessing_counts_and_draws_within_each_fold(tmp_path):
         **{"train_fold_0": 4, "train_fold_1": 4},
         **{"val_fold_0": 2, "val_fold_1": 1},
         **{"test_fold_0": 3, "test_fold_1": 2},
+        "repeated": 0,
     }
     drawn = [(record.fold, record.id.split()[2]) for record in read_records(tmp_path / "out", "train")]
     assert sorted(drawn) == [(0, "0")] * 4 + [(1, "1")] * 4

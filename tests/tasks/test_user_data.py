@@ -17,6 +17,8 @@ from pyarrow import parquet
 
 from lofit.errors import LofitError
 from lofit.tasks import user_data
+from lofit.tasks.record import SPLITS
+from lofit.tasks.rows import files_in, read_rows
 
 ROWS = [
     {"prompt": 'She said "é\u2028"', "completion": "007", "aliases": ["7"]},
@@ -101,7 +103,7 @@ def test_csv_cells_stay_the_text_that_they_are(tmp_path):
         {"prompt": 'a, "b"\nc', "completion": "007", "day": "2020-01-01"},
         {"prompt": "d", "completion": "NA", "day": ""},
     ]
-    assert fetched_rows(tmp_path, tmp_path / "mine.csv") == {"all.jsonl": rows}
+    assert fetched_rows(tmp_path, tmp_path / "mine.csv") == {"all": rows}
 
 
 def test_json_keeps_its_texts_and_its_gaps(tmp_path):
@@ -110,23 +112,22 @@ def test_json_keeps_its_texts_and_its_gaps(tmp_path):
         {"prompt": "c", "answer": 0},
     ]
     (tmp_path / "mine.json").write_text(json.dumps(rows, indent=2))
-    assert fetched_rows(tmp_path, tmp_path / "mine.json") == {"all.jsonl": rows}
-    assert '"é"' in fetch(tmp_path, tmp_path / "mine.json")["all.jsonl"].decode()
+    assert fetched_rows(tmp_path, tmp_path / "mine.json") == {"all": rows}
 
 
 def test_parquet_is_read_anew_when_it_changes(tmp_path):
     file = tmp_path / "mine.parquet"
     for rows in (ROWS, ROWS[::-1]):
         parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-        assert fetched_rows(tmp_path, file) == {"all.jsonl": rows}
+        assert fetched_rows(tmp_path, file) == {"all": rows}
 
 
 def test_dates_become_text_and_what_json_cannot_hold_is_refused(tmp_path):
     file = tmp_path / "mine.parquet"
     parquet.write_table(pyarrow.Table.from_pylist([{"day": date(2020, 1, 2)}]), file)
-    assert fetched_rows(tmp_path, file) == {"all.jsonl": [{"day": "2020-01-02"}]}
+    assert fetched_rows(tmp_path, file) == {"all": [{"day": "2020-01-02"}]}
     parquet.write_table(pyarrow.Table.from_pylist([{"a": b"1"}]), file)
-    refuse(tmp_path, file, f"{file}, row 1: got a bytes; expected texts, numbers and lists of them")
+    refuse(tmp_path, file, f"{file}, row 1: column 'a': got a bytes; expected texts, numbers and lists of them")
 
 
 def test_a_folder_gives_each_split_that_it_has(tmp_path):
@@ -134,13 +135,13 @@ def test_a_folder_gives_each_split_that_it_has(tmp_path):
     folder.mkdir()
     (folder / "notes.txt").write_text("not data")
     (folder / "train.csv").write_text("prompt,completion\na,b\n")
-    assert list(fetch(tmp_path, folder)) == ["train.jsonl"]
+    assert list(fetch(tmp_path, folder)) == ["train.csv"]
     (folder / "test.json").write_text(json.dumps(ROWS))
     parquet.write_table(pyarrow.Table.from_pylist(ROWS[:1]), folder / "val.parquet")
     assert fetched_rows(tmp_path, folder) == {
-        "train.jsonl": [{"prompt": "a", "completion": "b"}],
-        "val.jsonl": ROWS[:1],
-        "test.jsonl": ROWS,
+        "train": [{"prompt": "a", "completion": "b"}],
+        "val": ROWS[:1],
+        "test": ROWS,
     }
 
 
@@ -152,16 +153,16 @@ def test_a_folder_without_train_or_with_two_of_a_split_is_refused(tmp_path):
     refuse(tmp_path, folder, f"{folder}: no file called train; got test.jsonl; expected ")
     for extension in (".jsonl", ".csv"):
         (folder / f"train{extension}").write_text(LINES)
-    refuse(tmp_path, folder, f"{folder}: got train.jsonl and train.csv; expected one file per split")
+    refuse(tmp_path, folder, f"{folder}: got train.csv and train.jsonl; expected one file per split")
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("mine.txt", "a", "source: got FILE; expected a file in .jsonl, .json, .csv, .parquet"),
+        ("mine.txt", "a", "source: got FILE; expected a file in .jsonl, .json, .csv, .tsv, .parquet"),
         ("mine.csv", "prompt,completion\na\n", "FILE, line 2: got 1 columns"),
         ("mine.json", '[{"a": 1},\n', "FILE, line 2: cut short or not JSON"),
-        ("mine.parquet", "not a table", "FILE: not Parquet, or without rows (Parquet magic bytes not found"),
+        ("mine.parquet", "not a table", "FILE: cut short or not Parquet (Could not open Parquet input source"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, text, words):
@@ -196,7 +197,7 @@ def test_a_file_has_none_of_the_hubs_keys(tmp_path, key):
 
 def test_a_hub_dataset_is_downloaded_and_writes_nowhere_else(tmp_path, caches_at_home, hub):
     rows = [json.loads(LINES)]
-    expected = {"train.jsonl": rows, "val.jsonl": rows * 2, "test.jsonl": rows * 3}
+    expected = {"train": rows, "val": rows * 2, "test": rows * 3}
     assert fetched_rows(tmp_path, "me/pets") == expected
     assert any("/resolve/main/" in path for path in hub)
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "out"}
@@ -246,7 +247,7 @@ def test_a_fault_while_a_hub_dataset_is_loaded_is_one_line_and_leaves_the_settin
 
 
 def test_a_subset_of_a_hub_dataset_is_chosen_by_its_name(tmp_path, hub):
-    assert fetched_rows(tmp_path, "me/two", subset="hard") == {"train.jsonl": [json.loads(LINES)] * 2}
+    assert fetched_rows(tmp_path, "me/two", subset="hard") == {"train": [json.loads(LINES)] * 2}
 
 
 def test_csv_json_and_parquet_of_a_hub_dataset_are_read_alike(tmp_path, monkeypatch):
@@ -257,7 +258,7 @@ def test_csv_json_and_parquet_of_a_hub_dataset_are_read_alike(tmp_path, monkeypa
         for split in ("train", "validation"):
             getattr(datasets.Dataset.from_list(rows), f"to_{extension}")(folder / f"{split}.{extension}")
         on_hub(monkeypatch, folder)
-        assert fetched_rows(tmp_path, f"me/{extension}") == {"train.jsonl": rows, "val.jsonl": rows}
+        assert fetched_rows(tmp_path, f"me/{extension}") == {"train": rows, "val": rows}
 
 
 def test_splits_of_a_hub_dataset_go_by_their_names_and_none_is_taken_twice(tmp_path, monkeypatch):
@@ -268,10 +269,7 @@ def test_splits_of_a_hub_dataset_go_by_their_names_and_none_is_taken_twice(tmp_p
     on_hub(monkeypatch, folder)
 
     def taken(**splits):
-        return {
-            name[: -len(".jsonl")]: row["prompt"]
-            for name, (row,) in fetched_rows(tmp_path, "me/pets", splits=splits).items()
-        }
+        return {name: row["prompt"] for name, (row,) in fetched_rows(tmp_path, "me/pets", splits=splits).items()}
 
     assert taken() == {"train": "train", "val": "validation", "test": "test"}
     assert taken(test="validation") == {"train": "train", "test": "validation"}
@@ -360,15 +358,18 @@ def fetch(folder, source, **options):
     user_data.fetch(
         str(source), out, cache=folder / "cache", **{"revision": None, "subset": None, "splits": {}, **options}
     )
-    order = ["all.jsonl", "train.jsonl", "val.jsonl", "test.jsonl"]
-    return {file.name: file.read_bytes() for file in sorted(out.iterdir(), key=lambda file: order.index(file.name))}
+    order = ["all", "train", "val", "test"]
+    written = [file for file in out.iterdir() if file.name != "origin.json"]
+    return {
+        file.name: file.read_bytes() for file in sorted(written, key=lambda file: order.index(file.name.split(".")[0]))
+    }
 
 
 def fetched_rows(folder, source, **options):
-    return {
-        name: [json.loads(line) for line in content.decode().split("\n") if line]
-        for name, content in fetch(folder, source, **options).items()
-    }
+    """The rows that preprocessing reads, by split."""
+    fetch(folder, source, **options)
+    files = files_in(folder / "out")
+    return {name: [row for _, row in read_rows(*files[name])] for name in ("all", *SPLITS) if name in files}
 
 
 def refuse(folder, source, words, **options):

@@ -178,7 +178,7 @@ def test_answers_are_scored_with_the_chosen_positions_edited(model, tokenizer, k
     assert adapter.mask is None
     for record, prediction in zip(CHOICES, predictions, strict=True):
         for name in ("correct", "incorrect"):
-            rows = [encode(tokenizer, record.prompt, answer, end=False) for answer in getattr(record, name)]
+            rows = [encode(tokenizer, record.prompt, answer) for answer in getattr(record, name)]
             with torch.no_grad():
                 expected = [logprob_by_hand(model, adapter, row).item() for row in rows]
             assert prediction.evidence[name] == pytest.approx(expected, abs=1e-4)
@@ -401,13 +401,15 @@ def logprob_by_hand(model, adapter, row):
 
 
 def loss_by_hand(model, tokenizer, adapter, records, objective, references):
-    rows = [encode(tokenizer, record.prompt, record.completion, end=True) for record in records]
+    rows = [encode(tokenizer, record.prompt, record.completion, end=tokenizer.eos_token_id) for record in records]
     chosen = [logprob_by_hand(model, adapter, row) for row in rows]
     if objective.kind == "cross_entropy":
         return -sum(chosen) / sum(len(row.ids) - max(row.start, 1) for row in rows)
     total = 0
     for record, score in zip(records, chosen, strict=True):
-        worse = logprob_by_hand(model, adapter, encode(tokenizer, record.prompt, record.rejected, end=True))
+        worse = logprob_by_hand(
+            model, adapter, encode(tokenizer, record.prompt, record.rejected, end=tokenizer.eos_token_id)
+        )
         margin = (score - worse) - references[record.id]
         total = total - nn.functional.logsigmoid(SETTINGS.beta * margin)
     return total / len(records)
@@ -417,7 +419,10 @@ def train_by_hand(model, tokenizer, adapter, objective):
     """The vector at the end, the losses of all steps, and that of the first four records afterwards."""
     references = {}
     for record in RECORDS:
-        rows = [encode(tokenizer, record.prompt, text, end=True) for text in (record.completion, record.rejected)]
+        rows = [
+            encode(tokenizer, record.prompt, text, end=tokenizer.eos_token_id)
+            for text in (record.completion, record.rejected)
+        ]
         with torch.no_grad():
             better, worse = (
                 logprob_by_hand(model, adapter if objective.reference == "initial" else None, row) for row in rows

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from lofit import HeadAdapter, head_layout
 from lofit.errors import LofitError
 from lofit.models.tokens import Encoded, encode
+from lofit.models.vocabulary import vocabulary_of
 from lofit.rankings import top_heads
 from lofit.tasks.record import Objective, Record
 from lofit.training.checkpoint import Checkpoint
@@ -171,19 +172,19 @@ def test_cross_entropy_needs_no_second_half_of_a_pair(model, tokenizer):
     assert examples[0].chosen.ids[-1] == tokenizer.eos_token_id
 
 
-def test_each_record_gets_its_own_reference(tokenizer):
+def test_each_record_gets_its_own_reference(model, tokenizer):
     references = [(-float(number), -0.5 * number) for number in range(len(RECORDS))]
-    examples = prepare(tokenizer, RECORDS, DPO, max_length=100, references=references)
+    examples = prepare(tokenizer, RECORDS, DPO, vocabulary_of(model, tokenizer), max_length=100, references=references)
     for example, record, reference in zip(examples, RECORDS, references, strict=True):
-        assert example.chosen == encode(tokenizer, record.prompt, record.completion, end=True)
-        assert example.rejected == encode(tokenizer, record.prompt, record.rejected, end=True)
+        assert example.chosen == encode(tokenizer, record.prompt, record.completion, end=tokenizer.eos_token_id)
+        assert example.rejected == encode(tokenizer, record.prompt, record.rejected, end=tokenizer.eos_token_id)
         assert example.reference == reference
 
 
 @pytest.mark.parametrize("objective", [CROSS_ENTROPY, DPO], ids=["cross_entropy", "dpo"])
-def test_a_record_that_is_too_long_is_refused_before_training(tokenizer, objective):
+def test_a_record_that_is_too_long_is_refused_before_training(model, tokenizer, objective):
     with pytest.raises(LofitError, match="expected max_length, 5"):
-        prepare(tokenizer, RECORDS, objective, max_length=5)
+        prepare(tokenizer, RECORDS, objective, vocabulary_of(model, tokenizer), max_length=5)
 
 
 def test_the_mean_loss_is_that_of_the_edited_model_without_penalty(model, examples):
@@ -224,7 +225,9 @@ def test_behaviour_that_one_head_can_bring_about_is_found_at_that_head(make_mode
 
 def get_examples(model, tokenizer, objective):
     references = pair_logprobs(model, tokenizer, RECORDS, objective) if objective is DPO else None
-    return prepare(tokenizer, RECORDS, objective, max_length=100, references=references)
+    return prepare(
+        tokenizer, RECORDS, objective, vocabulary_of(model, tokenizer), max_length=100, references=references
+    )
 
 
 def make(kind, *, std=0.001):
