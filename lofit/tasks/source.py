@@ -105,16 +105,8 @@ def read_csv_rows(file: Path, *, columns: Iterable[str] = (), name: str | None =
 
 def delimiter_of(text: str) -> str:
     """What separates the cells of a table: the comma, or what cuts its header into more columns."""
-    header = text.lstrip("\r\n").partition("\n")[0]
-
-    def columns(delimiter: str) -> int:
-        try:
-            return len(next(csv.reader([header], delimiter=delimiter)))
-        except csv.Error:
-            # Reading the table says what is wrong.
-            return 0
-
-    return max(DELIMITERS, key=columns)
+    header = text.lstrip("\r\n").splitlines()[0]
+    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
 
 
 def check_header(header: list[str], columns: Iterable[str], place: Place) -> None:
