@@ -393,6 +393,21 @@ def test_import_does_not_overwrite_unless_told_to(lofit, checkpoint):
     assert HeadAdapter.from_pretrained("mine").heads == [(0, 1)] and Path("mine/notes.txt").read_text() == "kept"
 
 
+def test_import_finds_offsets_that_are_baked_in_once_it_knows_the_base(lofit, folder, model):
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    projection = weights["model.layers.1.self_attn.o_proj.weight"]
+    weights["model.layers.1.self_attn.o_proj.bias"] = projection[:, 16:24].sum(dim=1)
+    Path("baked").mkdir()
+    save_file(weights, "baked/model.safetensors")
+    assert "expected --base with the unedited model" in lofit("import", "baked", "out", fails=True)
+    printed = lofit("import", "baked", "out", "--base", "tiny")
+    assert "out: offsets of 1 heads in 1 layers, 8 numbers each, 8 in all" in printed
+    assert 'lofit generate "..." --model tiny --adapter out' in printed
+    adapter = HeadAdapter.from_pretrained("out")
+    assert adapter.heads == [(1, 2)] and adapter.offsets[0].tolist() == pytest.approx([1] * 8, abs=1e-5)
+    assert adapter.provenance.base_revision == folder_hash(folder)
+
+
 @pytest.mark.parametrize("part", ["", "model.safetensors"])
 def test_import_never_overwrites_the_checkpoint_itself(lofit, checkpoint, part):
     before = snapshot(checkpoint)
