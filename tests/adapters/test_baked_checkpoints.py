@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from lofit import head_layout
-from lofit.adapters.baked import import_baked
+from lofit.adapters.baked import Bias, import_baked, offsets
 from lofit.adapters.published import import_checkpoint
 from lofit.errors import LofitError
 from lofit.models.base import resolve
@@ -82,6 +82,20 @@ def test_a_weak_head_beside_strong_ones_is_found(make_base, tmp_path, dtype):
     values[0, 2] /= 50
     adapter = import_baked(bake(base, tmp_path / "baked", values), resolve(str(base), dtype="float32"))
     assert adapter.heads == [(0, 0), (0, 1), (0, 2), (1, 1)]
+
+
+def test_what_sums_in_float32_lose_is_no_offset():
+    """Four heads of 128 numbers, whose bias is off by more than it was rounded."""
+    torch.manual_seed(0)
+    matrix, vectors = torch.randn(512, 512), torch.zeros(4, 128)
+    vectors[1:3] = torch.randn(2, 128)
+    bias = matrix @ vectors.flatten()
+    exact = matrix.double() @ vectors.flatten().double()
+    rounding = torch.finfo(torch.float32).eps / 2 * bias.double().abs()
+    assert (bias - exact).norm() > rounding.norm()
+    found = offsets(matrix.double(), Bias(bias.double(), rounding), 128)
+    assert sorted(found) == [1, 2]
+    torch.testing.assert_close(found[2], vectors[2], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
