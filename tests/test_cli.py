@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from lofit import HeadAdapter, cli, head_layout
 from lofit.adapters.provenance import Provenance
 from lofit.cli.export import export
-from lofit.cli.generate import show_texts
+from lofit.cli.generate import generate, show_texts
 from lofit.cli.inspect import pattern
 from lofit.models import generation
 from lofit.models.identity import folder_hash
@@ -162,7 +163,7 @@ def test_module_names_in_one(names, short):
 
 
 def test_inspect_refuses_what_is_no_model(lofit, tmp_path):
-    assert "not found; expected a folder with a model, or a model id" in lofit("inspect", "no model/at all", fails=True)
+    assert "; expected a folder with a model, or a model id" in lofit("inspect", "no model/at all", fails=True)
     assert "cannot be loaded" in lofit("inspect", tmp_path, fails=True)
     assert "expected once `dvc repro base_model`" in lofit("inspect", "demo", fails=True)
     assert "revision: got 'v1'" in lofit("inspect", tmp_path, "--revision", "v1", fails=True)
@@ -293,11 +294,95 @@ def test_export_writes_what_loads_without_us_and_says_how_far_it_is_off(lofit, r
     assert sorted(path.name for path in Path().iterdir()) == ["out", "release", "tiny"]
 
 
-def test_export_warns_of_a_base_that_is_not_the_one_trained_on(lofit, release, folder, capsys, monkeypatch):
+@pytest.fixture
+def exported(monkeypatch):
+    """The base models and adapters that exports are made of, which nothing is written of."""
+    bases = []
+    monkeypatch.setattr(
+        "lofit.export.checkpoint.export_checkpoint", lambda base, *_, **__: bases.append(base) or "done"
+    )
+    return bases
+
+
+def test_a_base_that_is_not_the_one_trained_on_is_refused_unless_it_is_named(
+    lofit, release, folder, exported, monkeypatch
+):
     (folder / "notes.txt").write_text("changed")
-    monkeypatch.setattr("lofit.export.checkpoint.export_checkpoint", lambda *_, **__: "done")
-    export("release", Path("out"), to="hf")
-    assert re.search(r"warning: tiny is at \w{12}, and the adapter was trained at \w{12}; ", capsys.readouterr().err)
+    fault = lofit("export", "release", "out", "--to", "hf", fails=True)
+    assert re.search(
+        r"release: made from tiny at \w{12}, got \w{12}; expected that one, or --model tiny to use it all the same$",
+        fault,
+    )
+    assert not exported
+
+
+WARNING = r"warning: tiny is at \w{12}, and the adapter was trained at \w{12}; its scores are those of the latter\n"
+
+
+def test_a_base_that_is_named_is_used_with_a_warning(release, folder, exported, capsys):
+    export("release", Path("out"), to="hf", model="tiny")
+    assert capsys.readouterr().err == ""
+    (folder / "notes.txt").write_text("changed")
+    export("release", Path("out"), to="hf", model="tiny")
+    assert re.fullmatch(WARNING, capsys.readouterr().err) and len(exported) == 2
+
+
+def test_a_revision_that_is_named_is_used_with_a_warning(release, exported, capsys, monkeypatch):
+    release.provenance = release.provenance.model_copy(update={"base_model": "me/tiny", "base_revision": "c" * 40})
+    release.save_pretrained("release")
+    base = SimpleNamespace(name="me/tiny", source="me/tiny", revision="d" * 40)
+    monkeypatch.setattr("lofit.models.base.resolve", lambda *_, **__: base)
+    export("release", Path("out"), to="hf", revision="main")
+    assert "warning: me/tiny is at dddddddddddd, and" in capsys.readouterr().err and exported == [base]
+
+
+def test_generate_warns_of_a_base_that_is_not_the_one_trained_on(release, folder, capsys, monkeypatch):
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: ["text"])
+    generate(["a"], model="tiny", adapter="release")
+    assert capsys.readouterr().err == ""
+    (folder / "notes.txt").write_text("changed")
+    generate(["a"], model="tiny", adapter="release")
+    assert re.fullmatch(WARNING, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("named", ["tiny", "demo", "data/models/tiny"])
+def test_a_relative_base_is_found_from_another_folder(release, folder, exported, tmp_path, monkeypatch, named):
+    """The adapter is deep in a project, whose model is named from the project's root."""
+    place = Path("project", "artifacts/demo/model" if named == "demo" else named)
+    place.parent.mkdir(parents=True)
+    folder.rename(place)
+    release.provenance = release.provenance.model_copy(update={"base_model": named})
+    release.save_pretrained("project/artifacts/release/x")
+    export("project/artifacts/release/x", Path("out"), to="hf")
+    monkeypatch.chdir("project")
+    export("artifacts/release/x", Path("out"), to="hf")
+    away, here = exported
+    assert Path(away.source) == tmp_path / place and away.name == here.name == here.source == str(
+        place.relative_to("project")
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "revision"),
+    [("data/tiny", "e" * 64), ("tiny", "e" * 64), ("demo", None), ("./data/tiny", None), ("/models/tiny", None)],
+)
+def test_a_base_that_was_a_folder_is_not_looked_for_on_the_hub(lofit, release, monkeypatch, named, revision):
+    Path("tiny").rename("elsewhere")
+    monkeypatch.setattr("lofit.models.base.commit", lambda *_: pytest.fail("the hub was asked"))
+    release.provenance = release.provenance.model_copy(update={"base_model": named, "base_revision": revision})
+    release.save_pretrained("release")
+    fault = lofit("export", "release", "out", "--to", "hf", fails=True)
+    path = "artifacts/demo/model" if named == "demo" else named
+    expected = f"its base model is the folder {path}, which is not here; expected --model with where it is now"
+    assert fault == f"error: release: {expected}"
+
+
+def test_a_base_of_unknown_revision_that_is_nowhere_is_asked_of_the_hub(release, monkeypatch):
+    release.provenance = release.provenance.model_copy(update={"base_model": "me/tiny", "base_revision": None})
+    release.save_pretrained("release")
+    monkeypatch.setattr("lofit.models.base.commit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export("release", Path("out"), to="hf")
 
 
 def test_export_keeps_to_the_commit_that_the_adapter_was_trained_at(release, monkeypatch):
@@ -391,6 +476,21 @@ def test_import_does_not_overwrite_unless_told_to(lofit, checkpoint):
     save_file({"model.layers.0.self_attn.attn_v.1": torch.ones(8)}, "other.safetensors")
     lofit("import", "other.safetensors", "mine", "--force")
     assert HeadAdapter.from_pretrained("mine").heads == [(0, 1)] and Path("mine/notes.txt").read_text() == "kept"
+
+
+def test_import_finds_offsets_that_are_baked_in_once_it_knows_the_base(lofit, folder, model):
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    projection = weights["model.layers.1.self_attn.o_proj.weight"]
+    weights["model.layers.1.self_attn.o_proj.bias"] = projection[:, 16:24].sum(dim=1)
+    Path("baked").mkdir()
+    save_file(weights, "baked/model.safetensors")
+    assert "expected --base with the unedited model" in lofit("import", "baked", "out", fails=True)
+    printed = lofit("import", "baked", "out", "--base", "tiny")
+    assert "out: offsets of 1 heads in 1 layers, 8 numbers each, 8 in all" in printed
+    assert 'lofit generate "..." --model tiny --adapter out' in printed
+    adapter = HeadAdapter.from_pretrained("out")
+    assert adapter.heads == [(1, 2)] and adapter.offsets[0].tolist() == pytest.approx([1] * 8, abs=1e-5)
+    assert adapter.provenance.base_revision == folder_hash(folder)
 
 
 @pytest.mark.parametrize("part", ["", "model.safetensors"])

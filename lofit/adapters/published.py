@@ -7,23 +7,21 @@ alone. The other weights are those of the frozen base model.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lofit.adapters.heads import HeadAdapter
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
-from lofit.models.layout import Head
-from lofit.storage.files import read_json
-from lofit.storage.hub import fetch
+from lofit.models.layout import INPUT_NAMES, OUTPUT_NAMES, Head
+from lofit.storage.weights import Weights
 
 PARAMETER = re.compile(r"model\.layers\.(\d+)\.self_attn\.attn_([Av])\.(\d+)")
 EXPECTED = "model.layers.LAYER.self_attn.attn_A.HEAD and attn_v.HEAD, as github.com/fc2869/lo-fit writes them"
-CONFIG_FILE = "config.json"
-HUB_FILES = ("*.safetensors", "*.index.json", CONFIG_FILE)
+BIAS = re.compile(rf"(.*(?:attn|attention)\.)(?:{'|'.join(OUTPUT_NAMES)})\.bias")
 
 
 def import_checkpoint(source: str | Path) -> HeadAdapter:
@@ -41,16 +39,17 @@ def import_checkpoint(source: str | Path) -> HeadAdapter:
         LofitError: there is no such checkpoint, it is pickled, a file of it is missing or cut short, or it holds no
             trained vector, vectors of different sizes, or NaN.
     """
-    place, training = Path(source), {}
-    if not place.exists():
-        place, training = fetch(str(source), what="checkpoint", files=HUB_FILES), {"imported_from": str(source)}
+    weights, place = Weights.of(source), Path(source)
+    training = {} if place.exists() else {"imported_from": str(source)}
     vectors: dict[str, dict[Head, Tensor]] = {"A": {}, "v": {}}
-    for name, vector in _read_vectors(place).items():
+    for name, vector in _read_vectors(weights).items():
         layer, kind, head = PARAMETER.fullmatch(name).groups()  # type: ignore[union-attr]
         vectors[kind][int(layer), int(head)] = vector
     heads = sorted({head for kind in vectors.values() for head, vector in kind.items() if vector.any()})
     if not heads:
-        raise LofitError(f"{place}: attn_A and attn_v are all zero; expected a checkpoint of a model that was tuned")
+        raise LofitError(
+            f"{weights.place}: attn_A and attn_v are all zero; expected a checkpoint of a model that was tuned"
+        )
 
     def stacked(kind: dict[Head, Tensor]) -> Tensor | None:
         """K x head_dim, or None where no head has such a vector."""
@@ -60,26 +59,19 @@ def import_checkpoint(source: str | Path) -> HeadAdapter:
         )
 
     head_dim = next(len(vector) for kind in vectors.values() for vector in kind.values())
-    config = place / CONFIG_FILE if place.is_dir() else place.with_name(CONFIG_FILE)
-    base_model = _read(config).get("_name_or_path") if config.is_file() else None
-    provenance = Provenance(base_model=base_model or None, training=training)
+    provenance = Provenance(base_model=weights.config().get("_name_or_path") or None, training=training)
     return HeadAdapter(heads, offsets=stacked(vectors["v"]), scales=stacked(vectors["A"]), provenance=provenance)
 
 
-def _read_vectors(place: Path) -> dict[str, Tensor]:
+def _read_vectors(weights: Weights) -> dict[str, Tensor]:
     """The vectors among the weights, by the names of their parameters."""
-    vectors: dict[str, Tensor] = {}
-    files, listed = _weight_files(place)
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in filter(PARAMETER.fullmatch, opened.keys()):
-                    vectors[name] = opened.get_tensor(name)
-        except SafetensorError as error:
-            raise LofitError(f"{file}: not a whole safetensors file ({error})") from None
-    if lost := sorted(listed - vectors.keys()):
-        raise LofitError(f"{place}: {lost[0]} is not in the shard that the index names; expected a whole checkpoint")
+    place, vectors = weights.place, weights.read(filter(PARAMETER.fullmatch, weights.files))
     if not vectors:
+        if lone := lone_bias(weights.files):
+            raise LofitError(
+                f"{place}: got no vectors of heads, but {lone}, as where offsets are baked in; expected --base with "
+                "the unedited model"
+            )
         raise LofitError(f"{place}: no vectors of heads among its weights; expected parameters {EXPECTED}")
     shape = next(iter(vectors.values())).shape
     for name, vector in vectors.items():
@@ -90,34 +82,14 @@ def _read_vectors(place: Path) -> dict[str, Tensor]:
     return vectors
 
 
-def _weight_files(place: Path) -> tuple[list[Path], set[str]]:
-    """The safetensors files to look into, and the vectors that an index promises to be there, where there is one."""
-    if place.is_file() and place.suffix == ".safetensors":
-        return [place], set()
-    index = next(iter(sorted(place.glob("*.safetensors.index.json"))), None)
-    if index is not None:
-        shards = _read(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise LofitError(f"{index}: got no weight_map; expected the index of a checkpoint in shards")
-        listed = {name for name in shards if PARAMETER.fullmatch(name)}
-        files = [place / shard for shard in sorted({shards[name] for name in listed})]
-        if missing := [file for file in files if not file.is_file()]:
-            raise LofitError(
-                f"{index}: names {missing[0].name}, which is missing; expected a checkpoint with all shards"
-            )
-        return files, listed
-    if files := sorted(place.glob("*.safetensors")):
-        return files, set()
-    raise LofitError(
-        f"{place}: no safetensors weights; expected a folder that holds some, or such a file. Pickled weights (.bin, "
-        ".pt) can run code, so they are never read: where they were made, save them again by "
-        "save_pretrained(FOLDER, safe_serialization=True)"
+def lone_bias(names: Iterable[str]) -> str | None:
+    """The first bias of an attention output projection whose input projections have none, as in few architectures."""
+    known = set(names)
+    return next(
+        (
+            name
+            for name in sorted(known)
+            if (found := BIAS.fullmatch(name)) and not known & {f"{found[1]}{child}.bias" for child in INPUT_NAMES}
+        ),
+        None,
     )
-
-
-def _read(file: Path) -> dict:
-    try:
-        content = read_json(file)
-    except ValueError as error:
-        raise LofitError(f"{file}: not valid JSON ({error})") from None
-    return content if isinstance(content, dict) else {}

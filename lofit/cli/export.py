@@ -1,11 +1,11 @@
 """lofit export: an adapter as a plain checkpoint, or as a stock PEFT folder."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from lofit.cli.adapter_base import base_of, check_revision
 from lofit.cli.arguments import Revision, model_source
 from lofit.errors import LofitError
 from lofit.storage.files import check_free
@@ -60,27 +60,24 @@ def export(
     enable_progress_bar()
     edits = HeadAdapter.from_pretrained(adapter)
     made_from = edits.provenance
-    name = model or made_from.base_model
-    if name is None:
-        raise LofitError(f"{adapter}: names no base model; expected --model with the one that it was made from")
-    source = model_source(name)
+    if model is None:
+        name, source = base_of(adapter, made_from)
+    else:
+        name = source = model_source(model)
     check_apart(out, adapter, source)
-    if model is None and revision is None:
+    chosen = model is not None or revision is not None
+    if not chosen:
         revision = made_from.commit
     place = pick_device(device)
     base = resolve(
-        source,
+        name,
+        source=source,
         revision=revision,
         projection=made_from.target_module,
         dtype=dtype,
         quantization=quantization,
     )
-    if made_from.base_revision not in (None, base.revision):
-        print(
-            f"warning: {name} is at {base.revision[:12]}, and the adapter was trained at "
-            f"{made_from.base_revision[:12]}; its scores are those of the latter",
-            file=sys.stderr,
-        )
+    check_revision(adapter, made_from, base, chosen=chosen)
     if to == "hf":
         verification = export_checkpoint(
             base, edits, out, engine=engine, device=place, tolerance=tolerance, force=force

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from lofit.cli.adapter_base import check_revision
 from lofit.cli.arguments import Revision, model_source
 from lofit.cli.terminal import columns, terminal
 
@@ -26,6 +27,8 @@ def generate(
 
     edits = HeadAdapter.from_pretrained(adapter) if adapter else None
     base = resolve(model_source(model), revision=revision, dtype=dtype)
+    if edits is not None and adapter is not None:
+        check_revision(adapter, edits.provenance, base, chosen=True)
     loaded, tokenizer = load(base)
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     shown = [chat_prompt(tokenizer, turn) for turn in turns] if chat else prompts

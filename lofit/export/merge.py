@@ -22,6 +22,7 @@ from lofit.export.bias_sites import (
 from lofit.export.engines import Engine
 from lofit.export.llama import as_llama
 from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.linear import as_matrix
 from lofit.models.quantisation import keep_differentiable
 
 
@@ -88,8 +89,7 @@ def product(projection: Any, vector: Tensor) -> Tensor:
     weight = projection.weight
     vector = vector.to(weight.device)
     if not is_quantised(projection):
-        matrix = weight.float() if isinstance(projection, nn.Linear) else weight.float().T
-        return matrix @ vector
+        return as_matrix(projection, weight.float()) @ vector
     return (projection(vector[None]) - projection(torch.zeros_like(vector[None])))[0].float()
 
 
