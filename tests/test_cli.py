@@ -21,8 +21,8 @@ from lofit.cli.export import export
 from lofit.cli.generate import generate, show_texts
 from lofit.cli.inspect import pattern
 from lofit.models import generation
+from lofit.models.chat import chat_prompt
 from lofit.models.identity import folder_hash
-from lofit.models.tokens import chat_prompt
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "{% for turn in messages %}[INST] {{ turn.content }} [/INST]{% endfor %}"
@@ -218,7 +218,7 @@ def test_generate_needs_no_adapter(lofit, folder, model, tokenizer):
 def test_generate_asks_in_the_chat_template(lofit, folder, model, make_tokenizer):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    asked = chat_prompt(tokenizer, "the cat")
+    asked = chat_prompt(tokenizer, [{"role": "user", "content": "the cat"}])
     assert asked == "[INST] the cat [/INST]"
     chat, plain = (
         generation.generate(model, tokenizer, [text], batch_size=1, max_new_tokens=8)[0] for text in (asked, "the cat")

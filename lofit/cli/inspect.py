@@ -30,7 +30,8 @@ def inspect(
     from lofit.models.base import skeleton
     from lofit.models.layout import head_layout
 
-    empty = skeleton(model_source(model), revision=revision)
+    source = model_source(model)
+    empty = skeleton(source, revision=revision)
     layout = head_layout(empty, projection=projection)
     console, parameters = terminal(), sum(weight.numel() for weight in empty.parameters())
 
@@ -44,6 +45,7 @@ def inspect(
         ("heads", f"{layout.size:,}, {layout.num_heads:,} in each layer"),
         ("head_dim", f"{layout.head_dim:,}"),
         ("output projections", pattern(layout.projections)),
+        *special_tokens(empty, source, revision),
     ):
         facts.add_row(name, value)
     console.print(facts, "")
@@ -68,6 +70,30 @@ def inspect(
     for reason in reasons:
         console.print("")
         console.print(reason)
+
+
+def special_tokens(model: "PreTrainedModel", source: str, revision: str | None) -> list[tuple[str, str]]:
+    """What training, scoring and generation take for the ends of texts and lines, and how much they can read."""
+    from lofit.models.base import load_tokenizer
+    from lofit.models.vocabulary import vocabulary_of
+
+    try:
+        tokenizer = load_tokenizer(source, revision=revision)
+    except LofitError as error:
+        return [("tokenizer", str(error))]
+    found = vocabulary_of(model, tokenizer)
+
+    def named(*tokens: int | None) -> str:
+        known = [token for token in tokens if token is not None]
+        return ", ".join(f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in known) or "none"
+
+    return [
+        ("vocabulary", f"{found.size:,}"),
+        ("positions", f"{found.positions:,}" if found.positions else "no limit stated"),
+        ("end tokens", named(*found.ends)),
+        ("beginning token", named(found.begin)),
+        ("padding token", named(found.padding)),
+    ]
 
 
 def served_table(model: "PreTrainedModel", layout: "HeadLayout") -> tuple[Table, list[str]]:

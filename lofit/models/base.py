@@ -8,7 +8,12 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -23,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from lofit.errors import LofitError
 from lofit.models.identity import folder_hash, tokenizer_hash
 from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.places import not_found, refuse_non_model
 from lofit.models.quantisation import DTYPES, keep_differentiable, quantization_config
 from lofit.models.runtime import pick_device
 from lofit.models.vocabulary import Vocabulary, vocabulary_of
@@ -31,6 +37,8 @@ from lofit.models.vocabulary import Vocabulary, vocabulary_of
 for library in ("huggingface_hub", "bitsandbytes"):
     logging.getLogger(library).setLevel(logging.ERROR)
 disable_progress_bar()
+
+BAKED = "; expected none, or an adapter of such biases, which `lofit import SOURCE OUT --base UNEDITED` makes"
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def resolve(
         LofitError: the model cannot be found or is gated, or its heads cannot be found.
     """
     source = source or name
+    refuse_non_model(source)
     local = Path(source).is_dir()
     exact = folder_hash(Path(source)) if local else commit(source, revision)
     model = skeleton(source, revision=revision if local else exact)
@@ -138,6 +147,7 @@ def skeleton(source: str, *, revision: str | None = None) -> PreTrainedModel:
     """
     if revision is not None and Path(source).is_dir():
         raise LofitError(f"revision: got {revision!r}; expected none, since {source} is a folder")
+    refuse_non_model(source)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
@@ -157,8 +167,10 @@ def _reason(source: str, error: Exception) -> str:
             return f"{source!r}: gated; accept its licence on the hub, then run `hf auth login`"
         if isinstance(cause, RevisionNotFoundError):
             return f"{source!r}: no such revision"
-        if isinstance(cause, RepositoryNotFoundError | HFValidationError):
-            return f"{source!r}: not found; expected a folder with a model, or a model id on the Hugging Face hub"
+        if isinstance(cause, RepositoryNotFoundError) or (
+            isinstance(cause, LocalEntryNotFoundError) and "/" not in source
+        ):
+            return not_found(source)
         cause = cause.__cause__ or cause.__context__
     return f"{source!r}: cannot be loaded: {str(error).strip().splitlines()[0]}"
 
@@ -200,13 +212,13 @@ def load(
         raise LofitError(f"model {_reason(base.source, error)}") from None
     model, loading = loaded
     dropped = [key for key in loading["unexpected_keys"] if key.startswith(base.layout.projections)]
-    for fault, keys in (
-        ("lack", loading["missing_keys"]),
-        ("have another shape for", loading["mismatched_keys"]),
-        ("hold, where the architecture has no place for it,", dropped),
+    for fault, keys, cure in (
+        ("lack", loading["missing_keys"], ""),
+        ("have another shape for", loading["mismatched_keys"], ""),
+        ("hold, where the architecture has no place for it,", dropped, BAKED),
     ):
         if keys:
-            raise LofitError(f"model {base.source!r}: the weights {fault} {min(map(str, keys))}")
+            raise LofitError(f"model {base.source!r}: the weights {fault} {min(map(str, keys))}{cure}")
     if base.dtype == "float16":
         refuse_overflow(model, base)
     tokenizer = load_tokenizer(base.source, revision=base.commit)
