@@ -133,7 +133,9 @@ def ui_link(*, host: str = "http://127.0.0.1:5000") -> str | None:
     if not database.exists():
         return None
     with sqlite3.connect(database) as connection:
-        row = connection.execute("select experiment_id from experiments where name = ?", (CELLS,)).fetchone()
+        row = connection.execute(
+            "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'", (CELLS,)
+        ).fetchone()
     # A bare MLflow opens in its GenAI mode, with no columns.
     query = "workflowType=machine_learning&viewStateShareKey=cells"
     return f"{host}/#/experiments/{row[0]}/runs?{query}" if row else None
