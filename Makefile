@@ -32,7 +32,7 @@ lint: .venv/installed
 ui: .venv/installed
 	@python -m stages.show | tail -n 1
 	mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+		--backend-store-uri sqlite:///mlflow.db
 
 # Exports in llama.cpp, which compiles for minutes; its converter comes with the sources of llama-cpp-python.
 engines: .cache/engines/llama.cpp
@@ -52,7 +52,7 @@ bench: .venv/installed
 
 # What `make repro` made, the cache included; committed results stay.
 clean:
-	rm -rf artifacts checkpoints dvc_plots mlruns mlflow.db* .cache .dvc/cache .dvc/tmp
+	rm -rf artifacts checkpoints dvc_plots mlartifacts mlruns mlflow.db* .cache .dvc/cache .dvc/tmp
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'

@@ -19,6 +19,11 @@ from stages.runtime import read_runtime
 
 ANY_SIZE = (10**6, 10**6)
 
+LEFT_BEHIND = (
+    "; DVC's --temp and --queue take along only what git or DVC tracks: `git add` it, or `dvc add` it and `git add` "
+    "its .dvc file"
+)
+
 
 def check() -> None:
     params = load(paths.PARAMS)
@@ -42,9 +47,11 @@ def faulty_sources(params: Params) -> list[str]:
         elsewhere = HUB_ID.fullmatch(source) and not Path(source).suffix if own else source in ("demo", "public")
         there = Path(source).exists() if own else Path(source).is_dir()
         key = f"tasks.{task}.fetch_data.source"
-        if not there and not elsewhere:
+        # A folder data/mine that is not in the copy looks like the id of a hub dataset.
+        hint = left_behind(source) if not there and source not in ("demo", "public") else ""
+        if hint or not (there or elsewhere):
             kinds = "a file or folder below data/, or the id of a hub dataset" if own else "demo, public, or a folder"
-            faults.append(f"{key}: got {source!r}, which is not there; expected {kinds}")
+            faults.append(f"{key}: got {source!r}, which is not there; expected {kinds}{hint}")
         elif there and not below(source, paths.DATA):
             faults.append(f"{key}: got {source!r}; expected a place below data/, where DVC sees it change")
         elif own and Path(source).is_file():
@@ -66,7 +73,7 @@ def faulty_head_files(params: Params) -> list[str]:
                 continue
             key = effective.block_key(params, task, row, "select_heads", "file")
             if not (Path(file).is_file() and below(file, paths.HEAD_FILES)):
-                faults.append(f"{key}: got {file!r}; expected a file in {paths.HEAD_FILES}/")
+                faults.append(f"{key}: got {file!r}; expected a file in {paths.HEAD_FILES}/{left_behind(file)}")
                 continue
             try:
                 # Which heads the model has is only known later.
@@ -78,6 +85,11 @@ def faulty_head_files(params: Params) -> list[str]:
                 key = effective.block_key(params, task, row, "select_heads", "k")
                 faults.append(f"{key}: got {chosen.k}; expected 1 to {listed}, the heads that {file} lists")
     return list(dict.fromkeys(faults))
+
+
+def left_behind(place: str) -> str:
+    """What to do, where DVC runs in a temporary copy of the project that lacks this file or folder; else nothing."""
+    return LEFT_BEHIND if not Path(place).exists() and (paths.project_root() / place).exists() else ""
 
 
 def below(path: str, folder: Path) -> bool:

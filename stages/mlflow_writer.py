@@ -10,17 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lofit.errors import LofitError
+from stages.mlflow_store import connect, keep_files, open_experiment
 from stages.paths import project_root
 from stages.tracking import CELLS
-
-PATIENCE_SECONDS = 3.0
 
 # Columns of the runs table, for the link that `ui_link` gives; MLflow shows none by default. Scores join as they come.
 VIEW_TAG = "mlflow.sharedViewState.cells"
@@ -55,6 +53,9 @@ def main() -> None:
         return
     try:
         client, run_id = open_run(*json.loads(first)[1])
+    except LofitError as error:
+        print(f"warning: {error}; the work goes on without tracking", file=sys.stderr)
+        return
     except Exception as error:
         return warn("MLflow is not available; the work goes on without tracking", error)
     # Of a stage that is killed, the orders just end.
@@ -84,7 +85,7 @@ def carry_out(client: Any, run_id: str, what: str, content: Any) -> None:
             client.log_batch(run_id, metrics=[Metric(*row) for row in content])
         case "artifact":
             path, folder = content
-            (client.log_artifacts if Path(path).is_dir() else client.log_artifact)(run_id, path, folder)
+            keep_files(client, run_id, Path(path), folder)
         case "heat_maps":
             import numpy as np
 
@@ -93,7 +94,7 @@ def carry_out(client: Any, run_id: str, what: str, content: Any) -> None:
             with TemporaryDirectory() as scratch:
                 file = Path(scratch, "heads.png")
                 save(heat_maps([(title, np.array(norms), heads) for title, norms, heads in content]), file)
-                client.log_artifact(run_id, str(file))
+                keep_files(client, run_id, file)
         case "columns":
             show_columns(client, run_id, content)
 
@@ -115,30 +116,11 @@ def show_columns(client: Any, run_id: str, metrics: list[str]) -> None:
 def open_run(experiment: str, name: str, tags: dict[str, str], begun: int) -> tuple[Any, str]:
     """A client of the store, and the id of a new run in it, `begun` milliseconds after 1970."""
     root = project_root()
-    local = not os.environ.get("MLFLOW_TRACKING_URI")
-    defaults = {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}?timeout=60",
-        # MLflow's own defaults wait four minutes for a server that is not there.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_DISABLE_AGENT_HINT": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-    }
-    for key, value in defaults.items():
-        if not os.environ.get(key):
-            os.environ[key] = value
-    # MLflow retries for more than a minute before it admits that it cannot write.
-    if local and not os.access(root, os.W_OK):
-        raise PermissionError(f"{root} is not writable")
-    if os.environ["MLFLOW_TRACKING_URI"].startswith(("http://", "https://")):
-        knock(os.environ["MLFLOW_TRACKING_URI"])
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else create(client, experiment, root if local else None)
+    client = connect(root)
+    kept = {"mlflow.experimentKind": "custom_model_development"}
+    if experiment == CELLS:
+        kept[VIEW_TAG] = json.dumps(VIEW)
+    experiment_id = open_experiment(client, experiment, kept)
     host = socket.gethostname()
     close_dead(client, experiment_id, host)
     facts = {
@@ -160,26 +142,6 @@ def open_run(experiment: str, name: str, tags: dict[str, str], begun: int) -> tu
 def git_commit(root: Path) -> str:
     done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def knock(server: str) -> None:
-    """Wait a few seconds for any answer at all: a server that hangs would cost each call many times that."""
-    with suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=PATIENCE_SECONDS).close()
-
-
-def create(client: Any, experiment: str, root: Path | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        made = client.create_experiment(experiment, artifact_location=(root / "mlruns").as_uri() if root else None)
-    except MlflowException:
-        # Another stage, running at the same time, was first.
-        return client.get_experiment_by_name(experiment).experiment_id
-    client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-    if experiment == CELLS:
-        client.set_experiment_tag(made, VIEW_TAG, json.dumps(VIEW))
-    return made
 
 
 def close_dead(client: Any, experiment_id: str, host: str) -> None:

@@ -5,16 +5,27 @@ An environment variable LOFIT_<KEY> takes precedence over the key of that name, 
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from lofit.errors import LofitError
 from lofit.settings import Count, Device, NotNegative, Settings, faults_in
 from lofit.training.settings import Runtime
 from stages import paths
-from stages.params.yaml_file import read_yaml
+from stages.params.yaml_file import parse_yaml, read_yaml
+
+
+def _on_or_off(value: Any) -> bool:
+    """What people write for a switch: on, true, yes or 1, and their opposites, in any case."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        raise PydanticCustomError("switch", "Input should be on or off") from None
+
+
+Switch = Annotated[bool, BeforeValidator(_on_or_off)]
 
 
 class RuntimeFile(Settings):
@@ -29,10 +40,10 @@ class RuntimeFile(Settings):
     micro_batch_size: Count | None = None
     """Examples in one forward pass of training; null for the whole batch at once."""
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Switch = False
     """Recompute activations in the backward pass: less memory, more time."""
 
-    keep_prefix: bool = True
+    keep_prefix: Switch = True
     """Run the layers below the lowest trained one only once for each example."""
 
     prefix_memory_gb: NotNegative = 4.0
@@ -41,7 +52,7 @@ class RuntimeFile(Settings):
     processes: Count = 1
     """Processes that share every training batch, one on each GPU."""
 
-    tracking: Literal["on", "off"] = "on"
+    tracking: Switch = True
     """Whether stages write to MLflow."""
 
     def for_training(self) -> Runtime:
@@ -60,13 +71,12 @@ def read_runtime(file: Path | None = None) -> RuntimeFile:
     values = (read_yaml(file) or {}) if file.exists() else {}
     if not isinstance(values, dict):
         raise LofitError(f"{file.name}: got {values!r}; expected keys and values")
-    for key in RuntimeFile.model_fields:
-        if (value := os.environ.get(f"LOFIT_{key.upper()}")) is not None:
-            values[key] = value if value in ("on", "off") else yaml.safe_load(value)
-    # YAML reads a bare on and off as true and false.
-    if isinstance(values.get("tracking"), bool):
-        values["tracking"] = "on" if values["tracking"] else "off"
+    variables = {key: name for key in RuntimeFile.model_fields if (name := f"LOFIT_{key.upper()}") in os.environ}
+    values |= {key: parse_yaml(os.environ[name], name=name) for key, name in variables.items()}
     try:
         return RuntimeFile.model_validate(values)
     except ValidationError as error:
-        raise LofitError("\n".join(f"{file.name}: {fault}" for fault in faults_in(error, RuntimeFile))) from None
+        faults = [fault.partition(": ") for fault in faults_in(error, RuntimeFile)]
+        places = [variables.get(key, f"{file.name}: {key}") for key, _, _ in faults]
+        lines = [f"{place}: {what}" for place, (_, _, what) in zip(places, faults, strict=True)]
+        raise LofitError("\n".join(lines)) from None

@@ -1,6 +1,6 @@
 """MLflow: a complete row for each cell, live curves of the training stages. It never decides whether a stage succeeds.
 
-`MLFLOW_TRACKING_URI` names the store; without it that is `mlflow.db` in the project's root. `tracking: "off"` in
+`MLFLOW_TRACKING_URI` names the store; without it that is `mlflow.db` in the project's root. `tracking: off` in
 runtime.yaml switches tracking off. Another process does the writing (`stages/mlflow_writer.py`): importing MLflow
 takes seconds, for which a stage would otherwise wait.
 """
@@ -93,7 +93,7 @@ def track(experiment: str, name: str, tags: Mapping[str, object]) -> Iterator[Tr
 
     Runs of the experiment that a kill left open on this host are closed too.
     """
-    if read_runtime().tracking == "off":
+    if not read_runtime().tracking:
         yield Tracker()
         return
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -133,7 +133,9 @@ def ui_link(*, host: str = "http://127.0.0.1:5000") -> str | None:
     if not database.exists():
         return None
     with sqlite3.connect(database) as connection:
-        row = connection.execute("select experiment_id from experiments where name = ?", (CELLS,)).fetchone()
+        row = connection.execute(
+            "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'", (CELLS,)
+        ).fetchone()
     # A bare MLflow opens in its GenAI mode, with no columns.
     query = "workflowType=machine_learning&viewStateShareKey=cells"
     return f"{host}/#/experiments/{row[0]}/runs?{query}" if row else None

@@ -19,6 +19,7 @@ NEUTRAL = (
         "stages.runtime",
         "stages.tracking",
         "stages.mlflow_writer",
+        "stages.mlflow_store",
     ),
     "stages.mlflow_row",
     "stages.checkpoints",

@@ -7,12 +7,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 
 from lofit.errors import LofitError
 from lofit.storage.files import write_whole
 from stages.params.load import load, validate
-from stages.params.yaml_file import parse_yaml
+from stages.params.yaml_file import load_with, parse_yaml, read_text
 
 SLOT = {CommentedMap: 2, CommentedSeq: 0}
 """Where ruamel keeps the comment behind a value, in its entry for the value's key."""
@@ -60,7 +59,8 @@ def apply(params: Path, preset: Path) -> list[str]:
     merge(merged, parse(yaml, preset))
     text = StringIO()
     yaml.dump(merged, text)
-    validate(parse_yaml(text.getvalue()), name=f"{params} with {preset}")
+    name = f"{params} with {preset}"
+    validate(parse_yaml(text.getvalue(), name=name), name=name)
     new = leaves(merged)
     changed = [key for key in new if key not in old or old[key] != new[key]]
     if changed:
@@ -83,14 +83,10 @@ def round_trip() -> YAML:
 
 def parse(yaml: YAML, file: Path) -> CommentedMap:
     """The block of keys that a YAML file holds."""
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LofitError(f"{file}: {error.strerror}; expected a file") from None
-    except UnicodeDecodeError as error:
-        raise LofitError(f"{file}: byte {error.start} is not UTF-8") from None
-    except YAMLError as error:
-        raise LofitError(f"{file}: {' '.join(str(error).split())}") from None
+    text = read_text(file)
+    # What keeps comments lets pass some of what DVC refuses.
+    parse_yaml(text, name=str(file))
+    content = load_with(yaml, text, name=str(file))
     if not isinstance(content, CommentedMap):
         raise LofitError(f"{file}: got {content!r}; expected a block of keys, those of params.yaml that differ")
     return content

@@ -109,12 +109,13 @@ def test_comments_stay_above_what_they_speak_of(params, preset):
         ("model: {dtype: float8}", "model.dtype: got 'float8'; expected 'float32'"),
         ("modle: {dtype: float32}", "modle: unknown key; expected run, model"),
         ("run: {methods: [nonesuch]}", "run.methods: got 'nonesuch'"),
-        ("tasks: {mquake: {tune_bias: {lr: 5e-4}}}", "got '5e-4'; expected a number"),
+        ("tasks: {mquake: {tune_bias: {lr: fast}}}", "got 'fast'; expected a number"),
         ("methods: {new: {}}", "methods.new.kind: missing"),
         ("- model", r"got \['model'\]; expected a block of keys"),
         ("", "got None; expected a block of keys"),
         ("model: {name: a, name: b}", "found duplicate key"),
-        ("model: [", "preset.yaml: "),
+        ("model: [", "preset.yaml: line 2, column 1: "),
+        ("model: {name: !secret a}", "preset.yaml: line 1, column 15: .*'!secret'"),
     ],
 )
 def test_faults_leave_the_file_alone(params, preset, text, fault):
