@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 from lofit.errors import LofitError
+from lofit.storage.files import write_json
 from lofit.tasks import download, user_data
 from lofit.tasks.record import Source
+from lofit.tasks.source import ORIGIN
 from stages import paths
 from stages.command import Task, main
 from stages.keys import keys_of
@@ -33,8 +35,10 @@ def copy_files(folder: Path, out: Path, task: str) -> None:
         key = f"tasks.{task}.fetch_data.source"
         raise LofitError(f"{folder}: no such folder; expected in {key}: demo, public, or a folder")
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for file in files:
         shutil.copyfile(file, out / file.name)
+    write_json(out / ORIGIN, {file.name: str(file) for file in files})
 
 
 if __name__ == "__main__":

@@ -297,6 +297,10 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
             {"ranking": "from_task", "ranking_settings": {"task": "cats"}},
             "ranking: got 'from_task'; expected `heads`",
         ),
+        (
+            {"ranking": "random", "scale_settings": {"lr": 0.1}},
+            "scale_settings: got {'lr': 0.1}; expected none for random, which trains no scales",
+        ),
         ({"heads": [(0, 1), (2, 0)]}, "heads: got (2, 0); expected layers 0 to 1 and heads 0 to 3"),
         ({"heads": [(0, 1), (0, 1)]}, "head (0, 1) is named twice; expected each head once"),
         ({"max_length": 5}, "prompt 'Q: Can pigs fly? A:'...: "),

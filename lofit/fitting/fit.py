@@ -93,6 +93,10 @@ def rank_heads(
     values = page.Settings.of(ranking_settings or {})
     if page.SCALES == "other":
         raise LofitError(f"ranking: got {ranking!r}; expected `heads` in its place, selected on the other task")
+    if scale_settings and page.SCALES is None:
+        raise LofitError(
+            f"scale_settings: got {dict(scale_settings)!r}; expected none for {ranking}, which trains no scales"
+        )
     scales = None
     if page.SCALES == "own":
         # Found by name: only a ranking that needs step 1 depends on its page.

@@ -20,7 +20,7 @@ from lofit.tasks.chats import is_chat, unpack
 from lofit.tasks.fields import fill, shown, text_of, texts_of, value_at, whole_number
 from lofit.tasks.record import Metric, Objective, Options, Record, Split
 from lofit.tasks.rows import files_in, read_rows
-from lofit.tasks.source import Place, Rows, printed
+from lofit.tasks.source import Place, Rows, name_of, printed
 from lofit.tasks.splits import parts, source_names
 
 Shape = Literal["completion", "messages", "preference", "choice"]
@@ -50,8 +50,8 @@ def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
         LofitError: a line has no shape, or another than the first line.
     """
     first: Shape | None = None
-    for file, name in files_in(folder).values():
-        for place, row in read_rows(file, name):
+    for file in files_in(folder).values():
+        for place, row in read_rows(file):
             shape = shape_of(place, row, columns_of(options))
             first = first or shape
             if shape != first:
@@ -73,8 +73,8 @@ def load(folder: Path, split: Split, options: Options) -> list[Record]:
     """
     files = files_in(folder)
     names = source_names(files, options)
-    file, name = files[names[split]]
-    rows = read_rows(file, name)
+    file = files[names[split]]
+    rows = read_rows(file)
     records = [record(place, row, options) for place, row in rows]
     refuse_same_ids(rows, records)
     if names[split] != names["train"]:
@@ -83,7 +83,7 @@ def load(folder: Path, split: Split, options: Options) -> list[Record]:
     wanted: dict[Split, float | None] = {"test": options.test_ratio, "val": options.val_ratio}
     ratios = {other: ratio for other, ratio in wanted.items() if ratio is not None}
     groups = [group_of(place, row, options.group) for place, row in rows]
-    return [records[i] for i in parts(name, groups, ratios, seed=options.seed)[split]]
+    return [records[i] for i in parts(name_of(file), groups, ratios, seed=options.seed)[split]]
 
 
 def group_of(place: Place, row: dict, path: str | None) -> str:
@@ -158,6 +158,8 @@ def record(place: Place, row: dict, options: Options) -> Record:
     made: dict[str, Any] = {"id": id_of(place, row, options), "prompt": prompt, "turns": turns}
     if shape == "preference":
         made |= {"completion": continued(text("chosen")), "rejected": continued(text("rejected"))}
+        if made["completion"] == made["rejected"]:
+            raise LofitError(f"{place}: chosen and rejected are the same; expected two answers")
     elif shape == "choice":
         choices = texts_of(place, columns.get("choices", "choices"), fields["choices"])
         right = answer_index(place, fields["answer"], choices, numbers=not isinstance(fields["choices"][0], str))

@@ -8,11 +8,12 @@ from typing import Any
 
 from lofit.errors import LofitError
 from lofit.extras import extra
-from lofit.storage.files import read_json
 from lofit.tasks.source import (
+    ORIGIN,
     Place,
     Rows,
     delimiter_of,
+    name_of,
     read_csv_rows,
     read_json_items,
     read_json_lines,
@@ -20,8 +21,6 @@ from lofit.tasks.source import (
 )
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-ORIGIN = "origin.json"
-"""What the user calls the files of a folder of fetched data, by the names that they have there without their ending."""
 SEPARATED = (".csv", ".tsv")
 
 
@@ -33,38 +32,31 @@ def extension_of(file: Path) -> str | None:
     return f"{ending}{packed}" if ending in EXTENSIONS and not (ending == ".parquet" and packed) else None
 
 
-def files_in(folder: Path) -> dict[str, tuple[Path, str]]:
-    """The data files of a folder by their names without ending, each with what the user calls it."""
-    origin = read_json(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
-    found: dict[str, tuple[Path, str]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name != ORIGIN and (extension := extension_of(file)):
-            name = file.name[: -len(extension)]
-            found[name] = file, origin.get(name, str(file))
-    return found
+def files_in(folder: Path) -> dict[str, Path]:
+    """The data files of a folder by their names without ending."""
+    found = ((file, extension_of(file)) for file in sorted(folder.iterdir()) if file.name != ORIGIN)
+    return {file.name.removesuffix(extension): file for file, extension in found if extension}
 
 
-def read_rows(file: Path, name: str) -> Rows:
+def read_rows(file: Path) -> Rows:
     """All rows of a file in one of the EXTENSIONS, in their order.
-
-    Args:
-        name: what messages call it.
 
     Raises:
         LofitError: the file is missing or faulty.
     """
     match (extension_of(file) or "").removesuffix(".gz"):
         case ".jsonl":
-            return read_json_lines(file, name=name)
+            return read_json_lines(file)
         case ".json":
+            text = read_text(file)
             # Data frames and `datasets` write JSON lines under this ending, too.
-            listed = read_text(file, name).lstrip().startswith("[") or not is_lines(read_text(file, name))
-            return read_json_items(file, name=name) if listed else read_json_lines(file, name=name)
+            listed = text.lstrip().startswith("[") or not is_lines(text)
+            return read_json_items(file) if listed else read_json_lines(file)
         case ".csv" | ".tsv":
-            return read_csv_rows(file, name=name, delimiter=delimiter_of(read_text(file, name)))
+            return read_csv_rows(file, delimiter=delimiter_of(read_text(file)))
         case ".parquet":
-            return read_parquet(file, name)
-    raise LofitError(f"{name}: got another ending; expected {', '.join(EXTENSIONS)}")
+            return read_parquet(file)
+    raise LofitError(f"{name_of(file)}: got another ending; expected {', '.join(EXTENSIONS)}")
 
 
 def is_lines(text: str) -> bool:
@@ -73,8 +65,9 @@ def is_lines(text: str) -> bool:
     return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
 
 
-def read_parquet(file: Path, name: str) -> Rows:
+def read_parquet(file: Path) -> Rows:
     """The rows of a Parquet file."""
+    name = name_of(file)
     with extra("pipeline", "Parquet files need"):
         import pyarrow
         from pyarrow import parquet

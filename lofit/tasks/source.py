@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from lofit.errors import LofitError
+from lofit.storage.files import read_json
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 """Marks that some programs write first, and the encoding that each stands for."""
+ORIGIN = "origin.json"
+"""Beside fetched files: what the user calls each of them."""
 DELIMITERS = ",;\t"
 
 
@@ -43,16 +46,19 @@ class Place:
 Rows = list[tuple[Place, dict[str, Any]]]
 
 
-def read_text(file: Path, name: str | None = None) -> str:
-    """The content of a UTF-8 file, or of one in UTF-16 with its mark; unpacked where its ending is .gz.
+def name_of(file: Path) -> str:
+    """What the user calls a file: fetched data says where each of its files comes from."""
+    origin = file.with_name(ORIGIN)
+    return (read_json(origin) if origin.exists() else {}).get(file.name, str(file))
 
-    Args:
-        name: what messages call it, by default its path.
+
+def read_text(file: Path) -> str:
+    """The content of a UTF-8 file, or of one in UTF-16 with its mark; unpacked where its ending is .gz.
 
     Raises:
         LofitError: the file is missing or empty, or is not UTF-8.
     """
-    name = name or str(file)
+    name = name_of(file)
     if not file.is_file():
         raise LofitError(f"{name}: no such file")
     content = file.read_bytes()
@@ -72,14 +78,14 @@ def read_text(file: Path, name: str | None = None) -> str:
     return text
 
 
-def read_csv_rows(file: Path, *, columns: Iterable[str] = (), name: str | None = None, delimiter: str = ",") -> Rows:
+def read_csv_rows(file: Path, *, columns: Iterable[str] = (), delimiter: str = ",") -> Rows:
     """Rows of a CSV file with a header, every cell the text that it is.
 
     Raises:
         LofitError: as `read_text`; or a column is missing, a row is cut short, or there is no row.
     """
-    name = name or str(file)
-    reader = csv.reader(StringIO(read_text(file, name), newline=""), strict=True, delimiter=delimiter)
+    name = name_of(file)
+    reader = csv.reader(StringIO(read_text(file), newline=""), strict=True, delimiter=delimiter)
     rows: Rows = []
     header: list[str] = []
     line = 1
@@ -117,14 +123,14 @@ def check_header(header: list[str], columns: Iterable[str], place: Place) -> Non
         raise LofitError(f"{place}: column {twice[0]!r} stands twice; expected each name once")
 
 
-def read_json_items(file: Path, *, name: str | None = None) -> Rows:
+def read_json_items(file: Path) -> Rows:
     """Objects of a file that holds one JSON list.
 
     Raises:
         LofitError: as `read_text`; or the file is not a JSON list of objects.
     """
-    name = name or str(file)
-    items = parse_json(read_text(file, name), name)
+    name = name_of(file)
+    items = parse_json(read_text(file), name)
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         inner = [key for key, value in items.items() if isinstance(value, list)] if isinstance(items, dict) else []
         hint = f"; its field {inner[0]!r} holds a list: save that alone" if inner else ""
@@ -132,16 +138,16 @@ def read_json_items(file: Path, *, name: str | None = None) -> Rows:
     return [(Place(name, number, "item"), item) for number, item in enumerate(items, 1)]
 
 
-def read_json_lines(file: Path, *, name: str | None = None) -> Rows:
+def read_json_lines(file: Path) -> Rows:
     """Objects of a JSONL file.
 
     Raises:
         LofitError: as `read_text`; or a line is not a JSON object.
     """
-    name = name or str(file)
+    name = name_of(file)
     rows: Rows = []
     # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
-    for number, line in enumerate(read_text(file, name).split("\n"), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if line.strip():
             place = Place(name, number)
             row = parse_json(line, place)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lofit.errors import LofitError
 from lofit.tasks.record import SPLITS, Options, Record, Split
+from lofit.tasks.source import name_of
 
-Files = Mapping[str, tuple[Path, str]]
-"""Data files by their names without ending, each with what the user calls it."""
+Files = Mapping[str, Path]
+"""Data files by their names without ending."""
 
 
 def source_names(files: Files, options: Options) -> dict[Split, str]:
@@ -19,9 +20,9 @@ def source_names(files: Files, options: Options) -> dict[Split, str]:
     """
     names: dict[Split, str] = {split: split for split in SPLITS}
     if "all" in files:
-        if others := [files[name][1] for name in names if name in files]:
+        if others := [name_of(files[name]) for name in names if name in files]:
             raise LofitError(
-                f"{files['all'][1]}: got {others[0]} as well; expected one file for all splits, or one for each"
+                f"{name_of(files['all'])}: got {others[0]} as well; expected one file for all splits, or one for each"
             )
         names["train"] = "all"
     if names["train"] not in files:
@@ -30,10 +31,10 @@ def source_names(files: Files, options: Options) -> dict[Split, str]:
     for split, ratio in wanted:
         if split in files:
             if ratio is not None:
-                raise LofitError(f"{split}_ratio: got {ratio}; expected null, since there is {files[split][1]}")
+                raise LofitError(f"{split}_ratio: got {ratio}; expected null, since there is {name_of(files[split])}")
         elif ratio is None:
             raise LofitError(
-                f"{split}_ratio: missing; expected the share of {files[names['train']][1]} to take for {split}, "
+                f"{split}_ratio: missing; expected the share of {name_of(files[names['train']])} to take for {split}, "
                 f"such as 0.2, or a source with a file called {split}"
             )
         else:

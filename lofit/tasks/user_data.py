@@ -14,8 +14,8 @@ from lofit.errors import LofitError
 from lofit.extras import extra
 from lofit.storage.files import write_json, write_whole
 from lofit.tasks.record import SPLITS, Split
-from lofit.tasks.rows import EXTENSIONS, ORIGIN, SEPARATED, extension_of, read_rows, rows_of_columns
-from lofit.tasks.source import delimiter_of, read_text
+from lofit.tasks.rows import EXTENSIONS, SEPARATED, extension_of, read_rows, rows_of_columns
+from lofit.tasks.source import ORIGIN, delimiter_of, read_text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -60,14 +60,16 @@ def fetch(
         }
         for file in files.values():
             # Preprocessing reads them again; what is wrong with one is said before anything is written.
-            read_rows(file, str(file))
+            read_rows(file)
             announce(file)
-        origin = {name: str(file) for name, file in files.items()}
+        origin = dict(zip(contents, map(str, files.values()), strict=True))
     elif HUB_ID.fullmatch(source) and extension_of(path) is None:
         loaded = load_from_hub(source, cache, revision=revision, subset=subset)
         names = hub_splits(source, list(loaded), splits)
-        origin = {split: f"{source}/{name}" for split, name in names.items()}
-        contents = {f"{split}.jsonl": lines(loaded[name].to_dict(), origin[split]) for split, name in names.items()}
+        origin = {f"{split}.jsonl": f"{source}/{name}" for split, name in names.items()}
+        contents = {
+            f"{split}.jsonl": lines(loaded[name].to_dict(), f"{source}/{name}") for split, name in names.items()
+        }
     else:
         raise LofitError(
             f"source: no such file or folder: {source}; "

@@ -340,11 +340,35 @@ def test_a_broken_data_file_is_one_line(project, edit):
     (folder / "train.json").write_text('[{"id": "1", "clean_story": "x"')
     edit("tasks.clutrr.fetch_data.source", "data/broken")
     project.repro(ok=False)
-    assert "error: artifacts/raw/clutrr/train.json" in project.output
+    assert "error: data/broken/train.json" in project.output
     assert "cut short" in project.output
     assert "Traceback" not in project.output
     (folder / "train.json").unlink()
     folder.rmdir()
+
+
+def test_another_model_under_the_same_path_is_refused_and_then_resolved_anew(project):
+    """Its shape is the same, so nothing but its content tells."""
+    weights = project.folder / "data" / "tiny_model" / "model.safetensors"
+    before = weights.read_bytes()
+    # Another value of the last weight.
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    try:
+        stages = {
+            "evaluate": ("--method", "base", "--seed", "1", "--run-name", "tiny"),
+            "tune_bias": ("--method", "lofit", "--seed", "1", "--run-name", "tiny"),
+        }
+        for stage, options in stages.items():
+            said = project("python", "-m", f"stages.{stage}", "--task", "truthfulqa", *options, ok=False)
+            (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+            assert "model 'data/tiny_model': its files have changed, got revision" in line
+            assert "`dvc repro --force --single-item base_model`" in line and "Traceback" not in said
+        assert "base_model" in project.changed()
+    finally:
+        weights.write_bytes(before)
+        project.repro()
+    # Only the times of the file are other ones now.
+    assert project.repro() == []
 
 
 def test_public_data_without_a_network_is_one_line_that_says_what_to_do(project, edit):

@@ -186,6 +186,7 @@ def test_all_lines_of_all_files_have_one_shape(tmp_path, files, words):
         ({**COMPLETION, "completion": "a\nb"}, "the completion has several lines; expected one"),
         ({**COMPLETION, "aliases": "x"}, "field 'aliases' is 'x'; expected a list that is not blank"),
         ({**COMPLETION, "aliases": ["x", {}]}, "field 'aliases.1' is {}; expected a text that is not blank"),
+        ({**PAIR, "rejected": " Hi."}, "chosen and rejected are the same; expected two answers"),
         ({**PAIR, "rejected": ""}, "field 'rejected' is ''; expected a text that is not blank"),
         ({**CHOICE, "choices": ["a", ""]}, "field 'choices.1' is ''; expected a text that is not blank"),
         ({**CHOICE, "choices": ["a"]}, "got 1 choices; expected two or more"),

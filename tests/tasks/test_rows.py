@@ -11,6 +11,7 @@ from lofit.errors import LofitError
 from lofit.tasks import jsonl
 from lofit.tasks.record import Options
 from lofit.tasks.rows import read_rows
+from lofit.tasks.source import ORIGIN
 
 PAIRS = [{"prompt": "hot", "completion": "cold"}, {"prompt": "groß", "completion": "klein"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIRS)
@@ -40,7 +41,7 @@ TABLE = "prompt,completion\nhot,cold\ngroß,klein\n"
 )
 def test_what_programs_write_is_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    assert [row for _, row in read_rows(tmp_path / name, "mine")] == PAIRS
+    assert [row for _, row in read_rows(tmp_path / name)] == PAIRS
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,15 @@ def test_what_programs_write_is_read(tmp_path, name, content):
 )
 def test_what_cannot_be_read_is_one_line_with_the_users_name_for_the_file(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
+    (tmp_path / ORIGIN).write_text(json.dumps({name: "mine"}))
     with pytest.raises(LofitError) as refusal:
-        read_rows(tmp_path / name, "mine")
+        read_rows(tmp_path / name)
     assert str(refusal.value).startswith(words) and "\n" not in str(refusal.value)
 
 
 def test_a_comma_in_a_header_of_one_column_with_semicolons_in_its_cells_stays_one_table(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,completion\nhot;warm,cold\n")
-    assert [row for _, row in read_rows(tmp_path / "a.csv", "a")] == [{"prompt": "hot;warm", "completion": "cold"}]
+    assert [row for _, row in read_rows(tmp_path / "a.csv")] == [{"prompt": "hot;warm", "completion": "cold"}]
 
 
 def test_whole_numbers_that_a_data_frame_made_floats_are_whole_again(tmp_path):
@@ -79,7 +81,7 @@ def test_whole_numbers_that_a_data_frame_made_floats_are_whole_again(tmp_path):
         {"prompt": "b", "choices": ["x", "y"], "answer": 0.0, "id": float("nan"), "share": 1.0},
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
-    (_, first), (_, second) = read_rows(tmp_path / "train.parquet", "a.parquet")
+    (_, first), (_, second) = read_rows(tmp_path / "train.parquet")
     assert (first["answer"], first["id"], first["share"]) == (1, 3, 0.5) and isinstance(first["id"], int)
     assert (second["answer"], second["id"], second["share"]) == (0, None, 1.0)
     for split in ("val", "test"):

@@ -369,7 +369,7 @@ def fetched_rows(folder, source, **options):
     """The rows that preprocessing reads, by split."""
     fetch(folder, source, **options)
     files = files_in(folder / "out")
-    return {name: [row for _, row in read_rows(*files[name])] for name in ("all", *SPLITS) if name in files}
+    return {name: [row for _, row in read_rows(files[name])] for name in ("all", *SPLITS) if name in files}
 
 
 def refuse(folder, source, words, **options):
