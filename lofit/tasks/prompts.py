@@ -60,7 +60,7 @@ class Reader:
         try:
             return chat_prompt(self.tokenizer, turns, self.chat_options)
         except LofitError as error:
-            raise LofitError(f"{record.id}: {error}") from None
+            raise LofitError(f"example {record.id}: {error}") from None
 
     def _excess(self, record: Record) -> int:
         """By how many tokens a record is too long, with the longest of its answers and an end token."""
@@ -87,7 +87,7 @@ class Reader:
             starts = [start for start, end in spans if end > start]
             if excess >= len(starts):
                 raise LofitError(
-                    f"{record.id}: {excess} tokens too long, with {len(starts)} in the prompt; expected a longer "
+                    f"example {record.id}: {excess} tokens too long, {len(starts)} in its prompt; expected a longer "
                     "max_length, fewer max_new_tokens, or overlong: drop"
                 )
             text = text[starts[excess] :]

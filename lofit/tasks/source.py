@@ -152,7 +152,7 @@ def read_json_lines(file: Path) -> Rows:
             place = Place(name, number)
             row = parse_json(line, place)
             if not isinstance(row, dict):
-                raise LofitError(f"{place}: got {line[:40]!r}; expected a JSON object")
+                raise LofitError(f"{place}: got {line[:40]!r}; expected a JSON object (a list of them goes into .json)")
             rows.append((place, row))
     return rows
 

@@ -79,7 +79,9 @@ def test_a_template_that_refuses_a_chat_is_one_line_that_names_the_row(tmp_path,
     chatting.chat_template = "{{ raise_exception('No system turns') }}"
     with pytest.raises(LofitError) as refusal:
         run(tmp_path, [CHAT], chatting)
-    assert str(refusal.value).startswith("train.jsonl:1: chat template: No system turns; expected one that takes")
+    assert str(refusal.value).startswith(
+        "example train.jsonl:1: chat template: No system turns; expected one that takes"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -126,7 +128,7 @@ def test_a_generated_answer_needs_room_among_the_positions(tmp_path, tokenizer):
     ("overlong", "words"),
     [
         ("drop", "overlong: got drop, which leaves no example of train; expected some"),
-        ("cut_prompt", "train.jsonl:1: "),
+        ("cut_prompt", "example train.jsonl:1: "),
     ],
 )
 def test_examples_that_cannot_be_made_short_enough_are_one_line(tmp_path, tokenizer, overlong, words):
