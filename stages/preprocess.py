@@ -1,17 +1,13 @@
 """Stage preprocess: published files to records, the one format of every later stage."""
 
-from typing import TYPE_CHECKING
-
 from lofit import tasks
 from lofit.storage.files import write_json
+from lofit.tasks.prompts import Reader
 from lofit.tasks.record import Options
 from stages import paths
 from stages.command import Run, Task, main
 from stages.keys import keys_of
 from stages.plan import read_plan
-
-if TYPE_CHECKING:
-    from lofit.tasks.prompts import Reader
 
 
 def preprocess(task: Task, run: Run) -> None:
@@ -28,11 +24,10 @@ def preprocess(task: Task, run: Run) -> None:
     write_json(paths.metrics_folder(run, task) / "preprocess.json", counts)
 
 
-def make_reader(options: Options, limits: dict[str, int]) -> "Reader":
+def make_reader(options: Options, limits: dict[str, int]) -> Reader:
     """The model's tokenizer, and what an example has to fit into."""
     # Most tasks need neither, and would wait seconds for these imports.
     from lofit.models.base import load_tokenizer
-    from lofit.tasks.prompts import Reader
     from stages.model import read_base
 
     base = read_base()

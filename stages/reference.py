@@ -1,11 +1,9 @@
 """Stage reference: DPO's reference under the untouched base model, once for all seeds, rows and both steps."""
 
-from lofit.models.runtime import be_deterministic
 from lofit.tasks.record import TUNING_SPLITS, Split, read_objective, read_records
 from lofit.training.reference import Pairs, pair_logprobs, write_references
 from stages import paths
 from stages.command import Task, main
-from stages.model import load_base, read_base
 
 
 def reference(task: Task) -> None:
@@ -13,6 +11,10 @@ def reference(task: Task) -> None:
     objective = read_objective(data)
     pairs: dict[Split, Pairs] = {}
     if objective.shares_reference:
+        # Most tasks have no pairs, and would wait seconds for these imports.
+        from lofit.models.runtime import be_deterministic
+        from stages.model import load_base, read_base
+
         be_deterministic()
         model, tokenizer = load_base(read_base())
         pairs = {

@@ -9,12 +9,16 @@ The model is frozen; the vectors v, which the paper calls biases and this librar
 K x head_dim numbers.
 """
 
-from lofit.adapters.heads import HeadAdapter
+from typing import TYPE_CHECKING
+
 from lofit.models.layout import Head
 from lofit.settings import Positive
-from lofit.training.initial import fresh_vectors
 from lofit.training.settings import TrainingSettings
-from lofit.training.subject import Subject
+
+if TYPE_CHECKING:
+    # Whoever reads the settings alone should not wait for torch to load.
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.training.subject import Subject
 
 RANKING = "scale_norm"
 
@@ -25,8 +29,11 @@ class Settings(TrainingSettings):
     lr: Positive = 0.1
 
 
-def fit(subject: Subject, settings: Settings, heads: list[Head]) -> HeadAdapter:
+def fit(subject: "Subject", settings: Settings, heads: list[Head]) -> "HeadAdapter":
     """Train an offset vector for each of `heads`."""
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.training.initial import fresh_vectors
+
     adapter = HeadAdapter(heads, offsets=fresh_vectors(len(heads), subject.layout.head_dim, seed=subject.seed))
     subject.train(adapter, settings)
     return adapter

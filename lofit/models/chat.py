@@ -1,15 +1,16 @@
 """Chats as prompts, by the template that comes with a tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from lofit.errors import LofitError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def chat_prompt(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None
 ) -> str:
     """A chat as text, up to where the assistant's answer begins.
 

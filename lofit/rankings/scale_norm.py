@@ -9,17 +9,19 @@ norm of A_l,i. Step 2, which tunes offsets of the best K, is `lofit.methods.lofi
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lofit.adapters.heads import HeadAdapter
 from lofit.settings import NotNegative, Positive
 from lofit.settings import Settings as NoSettings
 from lofit.training.case import Case
-from lofit.training.initial import fresh_vectors
-from lofit.training.objectives import l1_penalty
 from lofit.training.settings import TrainingSettings
-from lofit.training.subject import Subject
+
+if TYPE_CHECKING:
+    # Whoever ranks by scales that are trained, or reads the settings, should not wait for torch to load.
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.training.subject import Subject
 
 SCALES = "own"
 
@@ -40,8 +42,12 @@ class ScaleSettings(TrainingSettings):
     """Weight of the L1 penalty, on the sum of absolute values."""
 
 
-def train_scales(subject: Subject, settings: ScaleSettings) -> HeadAdapter:
+def train_scales(subject: "Subject", settings: ScaleSettings) -> "HeadAdapter":
     """Train a scaling vector for every head of the model."""
+    from lofit.adapters.heads import HeadAdapter
+    from lofit.training.initial import fresh_vectors
+    from lofit.training.objectives import l1_penalty
+
     layout = subject.layout
     scales = fresh_vectors(layout.size, layout.head_dim, seed=subject.seed)
     adapter = HeadAdapter(layout.all_heads(), scales=scales)

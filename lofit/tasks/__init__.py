@@ -10,19 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lofit.errors import LofitError
+from lofit.tasks.prompts import Reader
 from lofit.tasks.record import SPLITS, Options, Record, Split, by_fold, write_records
 from lofit.tasks.splits import repeated
 
-if TYPE_CHECKING:
-    # Measuring and chats need a tokenizer, for whose library most tasks need not wait.
-    from lofit.tasks.prompts import Reader
-
 
 def preprocess(
-    kind: str, raw: Path, out: Path, options: Options, *, reader: "Callable[[], Reader] | None" = None
+    kind: str, raw: Path, out: Path, options: Options, *, reader: Callable[[], Reader] | None = None
 ) -> dict[str, int]:
     """Turn a task's files in `raw` into records in `out`.
 
@@ -70,7 +67,7 @@ def preprocess(
 
 
 def shortened(
-    splits: dict[Split, list[Record]], reader: "Reader", overlong: Literal["drop", "cut_prompt"]
+    splits: dict[Split, list[Record]], reader: Reader, overlong: Literal["drop", "cut_prompt"]
 ) -> tuple[dict[Split, list[Record]], dict[str, int]]:
     """The splits without examples that are too long, and how many were left out or cut."""
     short: dict[Split, list[Record]] = {}

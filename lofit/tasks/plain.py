@@ -1,9 +1,7 @@
 """Records from plain dicts, as a caller has them in Python."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, cast
 
 from lofit.errors import LofitError
 from lofit.tasks import jsonl
@@ -11,9 +9,12 @@ from lofit.tasks.prompts import Reader
 from lofit.tasks.record import Metric, Objective, Options, Record
 from lofit.tasks.source import Place
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def to_records(
-    rows: Iterable[Mapping[str, Any] | Record], tokenizer: PreTrainedTokenizerBase
+    rows: Iterable[Mapping[str, Any] | Record], tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[list[Record], Objective, Metric]:
     """Records, and how such records are trained on and scored (see `lofit.tasks.jsonl` for the shapes).
 

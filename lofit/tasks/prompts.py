@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from lofit.errors import LofitError
 from lofit.models.chat import chat_prompt
-from lofit.models.tokens import encode, tokenise
 from lofit.tasks.record import Record, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Reader:
     """What reads the prompts."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
 
     chat_options: Mapping[str, Any]
     """Further variables of the chat template."""
@@ -64,6 +64,9 @@ class Reader:
 
     def _excess(self, record: Record) -> int:
         """By how many tokens a record is too long, with the longest of its answers and an end token."""
+        # Here and below: most tasks measure nothing, and should not wait for torch to load.
+        from lofit.models.tokens import encode
+
         answers = [record.completion, record.rejected, *record.correct, *record.incorrect]
         rows = [
             encode(self.tokenizer, prompt, answer)
@@ -81,6 +84,8 @@ class Reader:
 
     def _cut(self, record: Record, excess: int) -> Record:
         """A record whose prompt, or last turn, begins so much later that it is short enough."""
+        from lofit.models.tokens import tokenise
+
         while excess > 0:
             text = record.turns[-1]["content"] if record.turns else record.prompt
             spans = tokenise(self.tokenizer, text, return_offsets_mapping=True)["offset_mapping"]

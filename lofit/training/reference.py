@@ -4,16 +4,16 @@ import csv
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from lofit.errors import LofitError
-from lofit.models.logprobs import score_groups
-from lofit.models.tokens import Reading
-from lofit.models.vocabulary import vocabulary_of
 from lofit.storage.files import write_whole
 from lofit.tasks.record import Objective, Record, Split
-from lofit.training.examples import encode_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lofit.models.tokens import Reading
 
 COLUMNS = ("split", "chosen", "rejected")
 
@@ -25,12 +25,12 @@ Pairs = list[tuple[float, float]]
 
 
 def pair_logprobs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     records: Sequence[Record],
     objective: Objective,
     *,
-    reading: Reading | None = None,
+    reading: "Reading | None" = None,
 ) -> Pairs:
     """Log-probabilities of both completions of each record under `model` as it is, whatever is attached to it.
 
@@ -39,6 +39,11 @@ def pair_logprobs(
     Raises:
         LofitError: a record cannot be tokenised.
     """
+    # A task without pairs only writes the file, and should not wait for torch to load.
+    from lofit.models.logprobs import score_groups
+    from lofit.models.vocabulary import vocabulary_of
+    from lofit.training.examples import encode_record
+
     vocabulary = vocabulary_of(model, tokenizer)
     pairs = [
         [row for row in encode_record(tokenizer, record, objective, vocabulary) if row is not None]

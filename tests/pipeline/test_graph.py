@@ -97,7 +97,7 @@ def appended(text):
         ("lofit/tasks/clutrr.py", {"preprocess"}),
         ("lofit/scoring/metrics.py", {"evaluate", "report"}),
         ("lofit/report/table.py", {"report"}),
-        ("lofit/models/prefix.py", {"train_scales", "tune_bias", "fit_baseline", "select_heads"}),
+        ("lofit/models/prefix.py", {"train_scales", "tune_bias", "fit_baseline"}),
         ("lofit/models/generation.py", {"evaluate"}),
         ("lofit/demo/corpus.py", {"demo_model"}),
         ("stages/evaluate.py", {"evaluate"}),
@@ -222,10 +222,20 @@ def test_how_to_run_is_no_dependency():
     }
 
 
-@pytest.mark.parametrize("stage", ["fetch_data", "preprocess"])
+@pytest.mark.parametrize("stage", ["check", "fetch_data", "preprocess", "reference", "select_heads"])
 def test_stages_without_a_model_import_neither_torch_nor_mlflow(stage, run_python):
     modules = run_python(f"import sys, stages.{stage}; print(*(m for m in ('torch', 'mlflow') if m in sys.modules))")
     assert modules.strip() == ""
+
+
+def test_a_plan_is_made_without_torch(run_python):
+    """`check` runs at every edit."""
+    modules = run_python(
+        "import sys; from pathlib import Path; from stages.params.load import load; "
+        "from stages.params.plan import plans; assert list(plans(load(Path('params.yaml')))); "
+        "print('torch' in sys.modules)"
+    )
+    assert modules.strip() == "False"
 
 
 def test_lofit_help_needs_no_torch(run_python):
