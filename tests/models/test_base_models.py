@@ -1,6 +1,7 @@
 """Base models: resolved to something exact, refused in words."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -62,6 +63,44 @@ def test_the_revision_changes_with_a_name(folder):
 def test_the_tokenizer_is_known_by_its_definition(tokenizer, make_tokenizer):
     assert models.tokenizer_hash(tokenizer) == models.tokenizer_hash(make_tokenizer())
     assert models.tokenizer_hash(tokenizer) != models.tokenizer_hash(make_tokenizer(words=False))
+
+
+def test_a_folder_is_read_again_only_where_sizes_or_times_of_its_files_have_changed(folder, tmp_path, monkeypatch):
+    notes, weights = tmp_path / "notes", folder / "model.safetensors"
+    first = models.folder_hash(folder, notes=notes)
+    assert first == models.folder_hash(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", lambda *_: pytest.fail("a file was read again"))
+        assert models.folder_hash(folder, notes=notes) == first
+    # As a download does that gives a file the time of its source.
+    stat = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert models.folder_hash(folder, notes=notes) != first
+    weights.write_bytes(weights.read_bytes() + b"x")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert models.folder_hash(folder, notes=notes) != first
+
+
+def test_weights_beyond_the_range_of_float16_are_refused(folder, make_model):
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight[0, 0] = 1e6
+    model.save_pretrained(folder)
+    for dtype in ("float32", "bfloat16"):
+        models.load(models.resolve(str(folder), dtype=dtype), device="cpu")
+    with pytest.raises(LofitError) as refusal:
+        models.load(models.resolve(str(folder), dtype="float16"), device="cpu")
+    assert str(refusal.value).endswith(
+        "model.layers.1.mlp.up_proj.weight is too large for float16; expected dtype bfloat16"
+    )
+
+
+def test_special_tokens_that_differ_from_the_manifest_are_refused(folder):
+    resolved = models.resolve(str(folder), dtype="float32")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": 9}))
+    with pytest.raises(LofitError, match=r"ends=\(0, 9\).*; expected .*ends=\(0,\).*, as it was when it was resolved"):
+        models.load(resolved, device="cpu")
+    assert models.load(models.resolve(str(folder), dtype="float32"), device="cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
