@@ -162,7 +162,8 @@ def record(place: Place, row: dict, options: Options) -> Record:
             raise LofitError(f"{place}: chosen and rejected are the same; expected two answers")
     elif shape == "choice":
         choices = texts_of(place, columns.get("choices", "choices"), fields["choices"])
-        right = answer_index(place, fields["answer"], choices, numbers=not isinstance(fields["choices"][0], str))
+        numbers = not any(isinstance(choice, str) for choice in fields["choices"])
+        right = answer_index(place, fields["answer"], choices, numbers=numbers)
         completion = continued(choices.pop(right))
         incorrect = tuple(continued(choice) for choice in choices)
         made |= {"completion": completion, "correct": (completion,), "incorrect": incorrect}

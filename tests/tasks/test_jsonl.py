@@ -189,6 +189,7 @@ def test_all_lines_of_all_files_have_one_shape(tmp_path, files, words):
         ({**PAIR, "rejected": " Hi."}, "chosen and rejected are the same; expected two answers"),
         ({**PAIR, "rejected": ""}, "field 'rejected' is ''; expected a text that is not blank"),
         ({**CHOICE, "choices": ["a", ""]}, "field 'choices.1' is ''; expected a text that is not blank"),
+        ({**CHOICE, "choices": []}, "got 0 choices; expected two or more"),
         ({**CHOICE, "choices": ["a"]}, "got 1 choices; expected two or more"),
         ({**CHOICE, "choices": ["a", "b", "a "]}, "choice 'a' stands twice; expected each once"),
         ({**COMPLETION, "id": 1.5}, "id 1.5; expected a text or a whole number"),
