@@ -25,6 +25,7 @@ from lofit.models.chat import chat_prompt
 from lofit.models.identity import folder_hash
 
 ROOT = Path(__file__).parents[1]
+OPTIONS = ((), ("--chat-options", '{"loud": false}'), ("--chat-options", '{"loud": true}'))
 TEMPLATE = "{% for turn in messages %}[INST] {{ turn.content }} [/INST]{% endfor %}"
 
 
@@ -234,6 +235,15 @@ def test_generate_loads_the_weights_in_the_dtype_asked_for(lofit, folder, monkey
     lofit("generate", "a", "--model", folder)
     lofit("generate", "a", "--model", folder, "--dtype", "bfloat16")
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_options_of_a_chat_reach_its_template(lofit, folder):
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}{% if loud %}!{% endif %}")
+    words = {options: lofit("generate", "Q", "--model", folder, "--chat", *options) for options in OPTIONS}
+    assert len(set(words.values())) == 2 and words[()] == words["--chat-options", '{"loud": false}']
+    for text in ("loud", "[1]"):
+        said = lofit("generate", "Q", "--model", folder, "--chat", "--chat-options", text, fails=True)
+        assert said.startswith(f"error: --chat-options: got {text!r}") and "expected a JSON object" in said
 
 
 def test_generate_refuses_to_chat_without_a_template(lofit, folder):

@@ -1,6 +1,7 @@
 """lofit generate: continuations without and with an adapter."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -8,6 +9,7 @@ from rich.text import Text
 from lofit.cli.adapter_base import check_revision
 from lofit.cli.arguments import Revision, model_source
 from lofit.cli.terminal import columns, terminal
+from lofit.errors import LofitError
 
 
 def generate(
@@ -17,9 +19,13 @@ def generate(
     revision: Revision = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the tokenizer's chat template.")] = False,
+    chat_options: Annotated[
+        str, typer.Option(metavar="JSON", help="Further variables of the template: '{\"enable_thinking\": false}'.")
+    ] = "{}",
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
 ) -> None:
     """Continue prompts greedily, by the model as it is and by the model with an adapter."""
+    options = read_options(chat_options)
     from lofit.adapters.heads import HeadAdapter
     from lofit.models import generation
     from lofit.models.base import load, resolve
@@ -31,7 +37,7 @@ def generate(
         check_revision(adapter, edits.provenance, base, chosen=True)
     loaded, tokenizer = load(base)
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    shown = [chat_prompt(tokenizer, turn) for turn in turns] if chat else prompts
+    shown = [chat_prompt(tokenizer, turn, options) for turn in turns] if chat else prompts
 
     def continued() -> list[str]:
         return generation.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)
@@ -41,6 +47,17 @@ def generate(
         with edits.attach(loaded, base.layout):
             texts[f"{model} with {adapter}"] = continued()
     show_texts(prompts, texts)
+
+
+def read_options(text: str) -> dict[str, Any]:
+    """The variables of a chat template, as a user writes them."""
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise LofitError(f"--chat-options: got {text!r} ({error}); expected a JSON object") from None
+    if not isinstance(options, dict):
+        raise LofitError(f"--chat-options: got {text!r}; expected a JSON object")
+    return options
 
 
 def show_texts(prompts: list[str], texts: dict[str, list[str]]) -> None:
