@@ -123,14 +123,11 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
 
 
 def files_hash(place: str) -> str | None:
-    """SHA-256 over a file, or over the files of a folder; None where `place` is neither."""
+    """SHA-256 of a file, or of the files of a folder; None where `place` is neither."""
     path = Path(place)
     if not place or not path.exists():
         return None
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return folder_hash(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def ranking_pages(default: str | None, arguments: dict[str, Any]) -> list[str]:
