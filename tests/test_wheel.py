@@ -66,9 +66,7 @@ EXTRAS = {
     "from lofit.tasks.download import fetch; fetch('clutrr', Path('out'), cache=Path('cache'))": (
         f"downloads of published data need {PIPELINE}"
     ),
-    "from lofit.tasks.user_data import read_parquet; read_parquet(Path('x.parquet'), Path('cache'))": (
-        f"Parquet files need {PIPELINE}"
-    ),
+    "from lofit.tasks.rows import read_parquet; read_parquet(Path('x.parquet'))": (f"Parquet files need {PIPELINE}"),
     "from lofit.tasks.user_data import load_from_hub as load; load('a/b', Path('cache'), revision=None, subset=None)": (
         f"hub datasets need {PIPELINE}"
     ),

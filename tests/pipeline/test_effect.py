@@ -145,7 +145,9 @@ def test_the_own_task_of_the_docs_runs_and_is_learned(demo):
     params.write_text(yaml.safe_dump(wanted, sort_keys=False))
     assert {stage.partition("@")[0] for stage in demo.repro()} >= {"fetch_data", "preprocess", "tune_bias", "evaluate"}
     counts = json.loads((demo.folder / "metrics/demo/antonyms/preprocess.json").read_text())
-    assert sum(counts.values()) == len((examples / "antonyms.jsonl").read_text().splitlines())
+    assert counts.pop("repeated") == 0 and sum(counts.values()) == len(
+        (examples / "antonyms.jsonl").read_text().splitlines()
+    )
     figures = json.loads((demo.folder / "metrics/demo/antonyms/42/lofit/tune_bias.json").read_text())
     base_loss = float(
         (demo.folder / "artifacts/curves/antonyms/42/lofit.csv").read_text().splitlines()[1].split(",")[4]

@@ -479,7 +479,6 @@ def test_several_processes_share_the_work_and_train_the_same_vectors(project, ed
     for name, vector in together.items():
         assert abs(vector).max() > 0.005
         np.testing.assert_allclose(vector, alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
-    project("dvc", "repro", "-f")
 
 
 def test_heads_of_a_file_take_the_place_of_the_ranking(project, edit):

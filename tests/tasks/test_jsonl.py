@@ -342,6 +342,7 @@ def test_a_ratio_beside_the_file_of_its_split_is_refused(tmp_path, split):
         ("antonyms", "cross_entropy", "exact_match"),
         ("preferences", "dpo", "preference_accuracy"),
         ("choices", "cross_entropy", "accuracy"),
+        ("chats", "cross_entropy", "exact_match"),
     ],
 )
 def test_the_examples_are_of_the_shapes_that_they_show(tmp_path, name, objective, metric):
@@ -349,7 +350,7 @@ def test_the_examples_are_of_the_shapes_that_they_show(tmp_path, name, objective
     options = Options(val_ratio=0.25, test_ratio=0.25)
     assert tuple(aim.kind for aim in jsonl.aims(tmp_path, options)) == (objective, metric)
     records = [record for split in ("train", "val", "test") for record in jsonl.load(tmp_path, split, options)]
-    assert len({record.prompt for record in records}) == len(records) >= 12
+    assert len({(record.prompt, str(record.turns)) for record in records}) == len(records) >= 12
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
