@@ -283,6 +283,8 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
         ({"k": 9}, "k: got 9; expected a whole number from 1 to 8, the heads of the model"),
         ({"k": 0}, "k: got 0; expected a whole number from 1 to 8, the heads of the model"),
         ({"k": 2.5}, "k: got 2.5; expected a whole number from 1 to 8"),
+        ({"seed": "1"}, "seed: got '1'; expected a whole number from 0 to 2147483647"),
+        ({"seed": 2**64}, "seed: got 18446744073709551616; expected a whole number from 0"),
         ({"heads": []}, "heads: got none; expected at least one (layer, head)"),
         ({"heads": [1, 2]}, "heads: got [1, 2]; expected pairs of whole numbers, (layer, head)"),
         ({"checkpoint": Path(__file__)}, f"checkpoint: got {__file__}, a file; expected a folder"),
@@ -390,3 +392,10 @@ def assert_same(model, before):
     assert torch.equal(after["random"], before["random"])
     for kind in before.keys() - {"weights", "random"}:
         assert after[kind] == before[kind], kind
+
+
+@pytest.mark.parametrize("heads", [np.array([[1, 2], [0, 1]]), torch.tensor([[1, 2], [0, 1]]), [[1, 2], [0, 1]]])
+def test_heads_may_be_arrays(model, tokenizer, heads):
+    adapter = lofit.fit(model, tokenizer, RECORDS["completion"], heads=heads, epochs=1)
+    assert adapter.heads == [(0, 1), (1, 2)]
+    assert lofit.tune_bias(model, tokenizer, RECORDS["completion"], heads, epochs=1).heads == [(0, 1), (1, 2)]

@@ -26,6 +26,8 @@ def generate(
 ) -> None:
     """Continue prompts greedily, by the model as it is and by the model with an adapter."""
     options = read_options(chat_options)
+    if options and not chat:
+        raise LofitError(f"--chat-options: got {chat_options!r}; expected only with --chat")
     from lofit.adapters.heads import HeadAdapter
     from lofit.models import generation
     from lofit.models.base import load, resolve

@@ -61,6 +61,8 @@ def make_subject(
 ) -> Subject:
     """What methods and rankings work with, from the arguments of a fit."""
     check_model(model, tokenizer)
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise LofitError(f"seed: got {seed!r}; expected a whole number from 0 to {2**31 - 1}")
     context = context or Context()
     if checkpoint is not None and Path(checkpoint).is_file():
         raise LofitError(f"checkpoint: got {checkpoint}, a file; expected a folder")
@@ -108,8 +110,12 @@ def provenance_of(subject: Subject, method: str, parameters: Mapping[str, Any]) 
     )
 
 
-def check_heads(heads: Sequence[Head], subject: Subject) -> None:
-    """Refuse heads that are no (layer, head) pairs of the model, before anything is trained."""
+def check_heads(heads: Sequence[Head], subject: Subject) -> list[Head]:
+    """The heads as (layer, head) pairs, lists and arrays alike.
+
+    Raises:
+        LofitError: they are no pairs, or none of the model's.
+    """
     try:
         pairs = [(int(layer), int(head)) for layer, head in heads]
     except (TypeError, ValueError):
@@ -120,3 +126,4 @@ def check_heads(heads: Sequence[Head], subject: Subject) -> None:
     if unknown := [pair for pair in pairs if pair not in known]:
         layers, count = subject.layout.grid
         raise LofitError(f"heads: got {unknown[0]}; expected layers 0 to {layers - 1} and heads 0 to {count - 1}")
+    return pairs

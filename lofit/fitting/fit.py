@@ -64,7 +64,7 @@ def fit(
                 raise LofitError(f"{name}: got {value!r}; expected none for {method}, which selects no heads")
         heads = []
     elif heads is not None:
-        check_heads(heads, subject)
+        heads = check_heads(heads, subject)
         unused = {"k": k, "ranking": ranking, "ranking_settings": ranking_settings, "scale_settings": scale_settings}
         for key, given in unused.items():
             if given is not None:

@@ -31,8 +31,8 @@ def tune_bias(
     """
     values = lofit.Settings.of(settings)
     subject = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
-    check_heads(heads, subject)
+    pairs = check_heads(heads, subject)
     with at_work(subject, "lofit") as part:
-        adapter = lofit.fit(part, values, sorted(heads))
+        adapter = lofit.fit(part, values, sorted(pairs))
     adapter.provenance = provenance_of(subject, "lofit", values.model_dump(mode="json"))
     return adapter

@@ -42,8 +42,8 @@ def score(
         if given is not None and not isinstance(given, kind):
             raise LofitError(f"{argument}: got {given!r}; expected an instance of {kind.__name__}")
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise LofitError(f"{name}: got {value}; expected 1 or more")
+        if type(value) is not int or value < 1:
+            raise LofitError(f"{name}: got {value!r}; expected a whole number from 1")
     rows, _, default = to_records(records, tokenizer)
     metric = metric or default
     with ExitStack() as stack:

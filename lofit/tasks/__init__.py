@@ -39,6 +39,9 @@ def preprocess(
     splits: dict[Split, list[Record]] = {split: task.load(raw, split, options) for split in SPLITS}
     figures: dict[str, int] = {}
     chats = any(record.turns for records in splits.values() for record in records)
+    for key, value in (("system", options.system), ("chat_options", options.chat_options)):
+        if value and not chats:
+            raise LofitError(f"{key}: got {value!r}; expected only with chat: true, or for messages")
     if reader and (chats or options.overlong != "refuse"):
         read = reader()
         if options.overlong == "refuse":

@@ -132,7 +132,10 @@ def read_json_items(file: Path) -> Rows:
     name = name_of(file)
     items = parse_json(read_text(file), name)
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        inner = [key for key, value in items.items() if isinstance(value, list)] if isinstance(items, dict) else []
+        block = items if isinstance(items, dict) else {}
+        inner = [
+            key for key, value in block.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
         hint = f"; its field {inner[0]!r} holds a list: save that alone" if inner else ""
         raise LofitError(f"{name}: not a JSON list of objects{hint}")
     return [(Place(name, number, "item"), item) for number, item in enumerate(items, 1)]

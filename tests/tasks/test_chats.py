@@ -75,6 +75,14 @@ def test_preprocessing_writes_what_the_template_makes_of_a_chat(tmp_path, chatti
     assert read_metric(tmp_path / "out").stops == ()
 
 
+@pytest.mark.parametrize("options", [{"system": "Be brief."}, {"chat_options": {"loud": True}}])
+def test_what_is_said_of_chats_is_refused_where_there_are_none(tmp_path, chatting, options):
+    rows = [{"prompt": "hot", "completion": "cold"}]
+    with pytest.raises(LofitError, match=r"; expected only with chat: true, or for messages$"):
+        run(tmp_path, rows, chatting, **options)
+    assert run(tmp_path, rows, chatting, chat=True, **options)["test"] == 1
+
+
 def test_a_template_that_refuses_a_chat_is_one_line_that_names_the_row(tmp_path, chatting):
     chatting.chat_template = "{{ raise_exception('No system turns') }}"
     with pytest.raises(LofitError) as refusal:

@@ -55,6 +55,7 @@ def test_what_programs_write_is_read(tmp_path, name, content):
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "mine, line 1: Exceeds the limit (4300 digits)"),
         ("a.jsonl", b'{"a": ' + b"[" * 100_000 + b"}", "mine, line 1: "),
         ("a.json", b'{"version": 1, "data": [{}]}', "mine: not a JSON list of objects; its field 'data' holds a list"),
+        ("a.json", b'{"prompt": ["a"], "completion": ["b"]}', "mine: not a JSON list of objects"),
         ("a.jsonl", b"{'a': 1}", "mine, line 1: cut short or not JSON"),
         ("a.jsonl", b'{"a": 1},\n{"a": 2}', "mine, line 1: cut short or not JSON (Extra data at column 9)"),
         ("a.csv", b"a;b;c\n1;2\n", "mine, line 2: got 2 columns; expected 3"),
