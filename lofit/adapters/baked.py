@@ -43,11 +43,10 @@ def import_baked(source: str | Path, base: BaseModel) -> HeadAdapter:
         LofitError: there is no such checkpoint, it is pickled or cut short; it was made from another model; it holds no
             such bias, or only those of `base`; it holds other biases that `base` lacks; or no offsets give its biases.
     """
-    local = Path(base.source).is_dir()
-    empty = skeleton(base.source, revision=None if local else base.revision)
+    empty = skeleton(base.source, revision=base.commit)
     prefix = f"{empty.base_model_prefix}."
     baked = Named(Weights.of(source), prefix)
-    unedited = Named(Weights.of(base.source, **({} if local else {"revision": base.revision})), prefix)
+    unedited = Named(Weights.of(base.source, revision=base.commit), prefix)
     layout = base.layout
     edited = {layer: path for layer, path in enumerate(layout.projections) if f"{path}.bias" in baked}
     if not edited:

@@ -1,4 +1,4 @@
-"""What the name of a model stands for: a folder, or an id on the Hugging Face hub; refused in words where neither."""
+"""Whether the name of a model is a folder or can be an id on the Hugging Face hub; anything else is refused."""
 
 from pathlib import Path
 

@@ -76,7 +76,7 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
 
 
 def lengths(params: Params, task: str) -> dict[str, int]:
-    """What an example of a task must not be longer than, for any row: in training, and beside a generated answer."""
+    """The longest example that every row of a task can train on, and the longest answer of a row; in tokens."""
     run, block = params.run, params.tasks[task]
     trained = [block.train_scales, *(effective.tune_bias(params, task, row) for row in run.lofit_rows)]
     trained += [effective.fit(params, task, row)[0] for row in run.baselines]

@@ -18,7 +18,7 @@ from tests.families import SHAPE, TOKENS
 INPUT = torch.arange(24).reshape(2, 12)
 EDITED = [(0, 1), (1, 0), (1, 3)]
 WIDER = {"head_dim": 16}
-"""4 heads of 16 numbers, beside a residual stream of 32."""
+"""4 heads of 16 numbers in a model whose residual stream has 32."""
 NARROWER = {"head_dim": 4}
 
 
