@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lofit.adapters.heads import HeadAdapter
+    from lofit.adapters.kinds import load_adapter
     from lofit.errors import LofitError
     from lofit.export.merge import merge
     from lofit.fitting.fit import fit
@@ -25,6 +26,7 @@ __all__ = [
     "Record",
     "fit",
     "head_layout",
+    "load_adapter",
     "merge",
     "score",
     "select_heads",
@@ -39,6 +41,7 @@ _HOME = {
     "Record": "lofit.tasks.record",
     "fit": "lofit.fitting.fit",
     "head_layout": "lofit.models.layout",
+    "load_adapter": "lofit.adapters.kinds",
     "merge": "lofit.export.merge",
     "score": "lofit.scoring.score",
     "select_heads": "lofit.fitting.select_heads",

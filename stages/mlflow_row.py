@@ -90,4 +90,4 @@ def fitting_stage(task: str, row: str) -> str:
 def uses_scales(task: str, row: str) -> bool:
     """Whether step 1 of the task itself has a part in the row."""
     file = plan_file("select_heads", task, row)
-    return file.exists() and rankings.find(read_plan("select_heads", task, row)["ranking"]).SCALES == "own"
+    return file.exists() and rankings.find(read_plan("select_heads", task, row)["ranking"]).NEEDS == "scales"

@@ -22,7 +22,11 @@ def select_heads(task: Task, seed: Seed, method: Method) -> None:
     settings = page.Settings.of(plan["settings"])
     layout = HeadLayout.from_json(read_json(paths.BASE_MODEL)["layout"])
     source = getattr(settings, "task", task)
-    scales = load_file(paths.scales_folder(source, seed) / "scales.safetensors") if page.SCALES else {}
+    scales = (
+        load_file(paths.scales_folder(source, seed) / "scales.safetensors")
+        if page.NEEDS in ("scales", "other_scales")
+        else {}
+    )
     heads = {}
     for draw in range(1, getattr(settings, "draws", 1) + 1):
         for fold in plan["folds"]:

@@ -15,7 +15,7 @@ def test_every_page_is_found_and_holds_what_its_package_says():
     assert {"from_task", "listed", "random", "random_same_layers", "scale_norm"} <= set(rankings.names())
     for page in map(rankings.find, rankings.names()):
         assert issubclass(page.Settings, Settings) and callable(page.rank)
-        assert page.SCALES in ("own", "other", None)
+        assert page.NEEDS in rankings.NEEDS
 
 
 @pytest.mark.parametrize("name", ["best", "", "lofit.settings", "../settings", "Lofit", "no page", "__init__x"])

@@ -11,31 +11,21 @@ from lofit.models.layout import Head
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lofit.adapters.base import Adapter
+
 PAPER = "https://arxiv.org/abs/2406.01563"
 
 LOADING = """\
-Before the output projections, on the model as it is, and taken off again at the end of the block:
+On the model as it is, and taken off again at the end of the block:
 
 ```python
 import lofit
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{base}"{revision})
-adapter = lofit.HeadAdapter.from_pretrained("THIS_FOLDER")
+adapter = lofit.load_adapter("THIS_FOLDER")
 with adapter.attach(model):
     ...
-```
-
-Folded into a plain checkpoint, which costs nothing to serve and needs no lofit:
-
-```bash
-lofit export THIS_FOLDER MERGED --to hf
-```
-
-As a stock PEFT adapter, which transformers loads by itself:
-
-```bash
-lofit export THIS_FOLDER PEFT --to peft
 ```
 """
 
@@ -46,36 +36,34 @@ LIMITS = """\
 """
 
 
-def adapter_card(heads: Sequence[Head], vectors: "Mapping[str, Tensor]", provenance: Provenance) -> str:
-    """The card of an adapter folder; `vectors` are K x head_dim, in the order of `heads`."""
-    numbers = sum(vector.numel() for vector in vectors.values())
-    kinds = " and ".join(vectors) or "no vectors"
+def adapter_card(adapter: "Adapter") -> str:
+    """The card of an adapter's folder."""
+    provenance = adapter.provenance
     base = provenance.base_model or "BASE_MODEL"
     parts = [
         f"# {title(provenance)}",
-        f"A [LoFiT]({PAPER}) adapter: {kinds} of {len(heads)} attention heads, {numbers:,} numbers in all. "
-        "An edited head's output z becomes (1 + scale) z + offset.",
+        adapter.summary(),
         "## Where it comes from",
         table(("", ""), origin(provenance)),
         "## Scores" if provenance.metrics else "",
         table(("metric", "value"), [(name, f"{value:g}") for name, value in provenance.metrics.items()]),
         "## How to use it",
         LOADING.format(base=base, revision=revision_argument(provenance)),
+        adapter.usage(),
         "## What it does not do",
-        LIMITS,
-        "## Heads",
-        head_table(heads, vectors),
+        adapter.limits(),
+        adapter.details(),
     ]
     return (
         front_matter(provenance, library="lofit", relation="adapter")
-        + "\n\n".join(part.strip() for part in parts if part)
+        + "\n\n".join(part.strip() for part in parts if part.strip())
         + "\n"
     )
 
 
 def title(provenance: Provenance) -> str:
     task = provenance.training.get("task")
-    return f"{task}: a few heads of {provenance.base_model or 'a language model'}" if task else "A few edited heads"
+    return f"{task}: an adapter of {provenance.base_model or 'a language model'}" if task else "An adapter"
 
 
 def revision_argument(provenance: Provenance) -> str:

@@ -13,11 +13,28 @@ from torch import Tensor, nn
 
 from lofit.adapters.attachment import Attachment, attach
 from lofit.adapters.base import Adapter
-from lofit.adapters.folder import CONFIG_FILE, VECTORS, WEIGHTS_FILE, read_adapter, write_adapter
+from lofit.adapters.card import LIMITS, PAPER, head_table
+from lofit.adapters.folder import read_adapter, write_adapter
+from lofit.adapters.heads_shape import HeadShape
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
 from lofit.models.layout import Head, HeadLayout, head_layout
-from lofit.storage.hub import fetch
+
+VECTORS = ("scales", "offsets")
+
+EXPORTS = """\
+Folded into a plain checkpoint, which costs nothing to serve and needs no lofit:
+
+```bash
+lofit export THIS_FOLDER MERGED --to hf
+```
+
+As a stock PEFT adapter, which transformers loads by itself:
+
+```bash
+lofit export THIS_FOLDER PEFT --to peft
+```
+"""
 
 
 class HeadAdapter(Adapter, ModelHubMixin):
@@ -35,6 +52,10 @@ class HeadAdapter(Adapter, ModelHubMixin):
     Raises:
         LofitError: a head comes twice or is negative, or a vector has the wrong shape or holds NaN or infinity.
     """
+
+    kind = "heads"
+    site = "head outputs"
+    Shape = HeadShape
 
     scales: Tensor | None
     offsets: Tensor | None
@@ -156,7 +177,54 @@ class HeadAdapter(Adapter, ModelHubMixin):
             raise LofitError(f"adapter vectors have {self.head_dim} numbers; expected the model's {layout.head_dim}")
         self.provenance.check_fits(layout)
 
-    def save_pretrained(
+    @property
+    def served_as(self) -> str | None:
+        """Scales go into the weight of the output projection, offsets into its bias."""
+        return None if self.is_idle else "o_proj bias" if self.offsets is not None else "o_proj weight"
+
+    def summary(self) -> str:
+        vectors = self.vectors()
+        numbers = sum(vector.numel() for vector in vectors.values())
+        return (
+            f"A [LoFiT]({PAPER}) adapter: {' and '.join(vectors) or 'no vectors'} of {len(self.heads)} attention "
+            f"heads, {numbers:,} numbers in all. An edited head's output z becomes (1 + scale) z + offset."
+        )
+
+    def usage(self) -> str:
+        return EXPORTS
+
+    def limits(self) -> str:
+        return LIMITS
+
+    def details(self) -> str:
+        tensors = self.tensors()
+        return f"## Heads\n\n{head_table(sorted(self.heads), tensors)}" if self.heads else ""
+
+    def _order(self) -> list[int]:
+        """The places of the heads, so that they come by (layer, head)."""
+        return sorted(range(len(self.heads)), key=self.heads.__getitem__)
+
+    def facts(self) -> dict[str, Any]:
+        heads = [{"layer": layer, "head": head} for layer, head in sorted(self.heads)]
+        return {"head_dim": self.head_dim, "vectors": list(self.vectors()), "heads": heads}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: vector.detach().cpu()[self._order()] for name, vector in self.vectors().items()}
+
+    @classmethod
+    def from_parts(cls, shape: HeadShape, tensors: dict[str, Tensor]) -> Self:
+        if sorted(tensors) != sorted(shape.vectors):
+            raise LofitError(f"got tensors {sorted(tensors)}; expected the config's {sorted(shape.vectors)}")
+        heads = [(place.layer, place.head) for place in shape.heads]
+        for name, vector in tensors.items():
+            if vector.shape != (len(heads), shape.head_dim) or vector.dtype != torch.float32:
+                raise LofitError(
+                    f"{name}: got shape {tuple(vector.shape)} of {vector.dtype}; expected "
+                    f"{(len(heads), shape.head_dim)}, heads x head_dim of the config, of {torch.float32}"
+                )
+        return cls(heads, offsets=tensors.get("offsets"), scales=tensors.get("scales"))
+
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
         *,
@@ -179,28 +247,20 @@ class HeadAdapter(Adapter, ModelHubMixin):
         if options and not push_to_hub:
             raise TypeError(f"save_pretrained: got {min(options)}; expected the folder alone without push_to_hub")
         folder = Path(save_directory)
-        write_adapter(folder, self.heads, self.vectors(), self.provenance, card=card)
+        write_adapter(folder, self, card=card)
         return self.push_to_hub(**{"repo_id": folder.name, **options}) if push_to_hub else None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download_options: Any) -> Self:
-        """Read an adapter from a folder, or by its id from the Hugging Face hub where there is no such folder.
+        """Read an adapter of heads from a folder, or by its id from the Hugging Face hub where there is no such folder.
 
         `download_options` are the hub's: revision, token, cache_dir, force_download, local_files_only.
 
         Raises:
             LofitError: a file is missing, cut short, foreign, of a newer format, or does not fit the other.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = fetch(
-                str(pretrained_model_name_or_path),
-                what="adapter",
-                files=(CONFIG_FILE, WEIGHTS_FILE),
-                **download_options,
-            )
-        heads, vectors, provenance = read_adapter(folder)
-        try:
-            return cls(heads, **vectors, provenance=provenance)
-        except LofitError as error:
-            raise LofitError(f"{folder}: {error}") from None
+        # The mixin's own would look for its own files.
+        return read_adapter(cls, pretrained_model_name_or_path, **download_options)
+
+
+ADAPTER = HeadAdapter

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
+from lofit.fitting.search import Scoring
 from lofit.models.layout import Head, HeadLayout, head_layout
 from lofit.models.runtime import check_model, deterministic, frozen
 from lofit.tasks.plain import shape_of_record, to_records
@@ -18,6 +19,9 @@ from lofit.training.loop import Progress
 from lofit.training.reference import Pairs
 from lofit.training.settings import Runtime
 from lofit.training.subject import Subject
+
+if TYPE_CHECKING:
+    from lofit.training.activations import Activations
 
 Records = Iterable[Mapping[str, Any] | Record]
 """Dicts of prompt and completion; prompt, chosen and rejected; or prompt, choices and answer. Or `Record`s."""
@@ -48,6 +52,15 @@ class Context:
     progress: Progress | None = None
     """Filled in while training goes on."""
 
+    activations: "Activations | None" = None
+    """What heads and layers put out on true and false answers, where it has been collected before."""
+
+    scoring: Scoring | None = None
+    """How a search scores its candidates; None for what the records' shape says."""
+
+    shares_checkpoints: bool = False
+    """Whether the checkpoint folder keeps every run of training for other fits, too, as a search does."""
+
 
 def make_subject(
     model: PreTrainedModel,
@@ -58,21 +71,21 @@ def make_subject(
     val: Records,
     checkpoint: Path | str | None,
     context: Context | None,
-) -> Subject:
-    """What methods and rankings work with, from the arguments of a fit."""
+) -> tuple[Subject, Scoring]:
+    """What methods and rankings work with, from the arguments of a fit, and how a search would score."""
     check_model(model, tokenizer)
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise LofitError(f"seed: got {seed!r}; expected a whole number from 0 to {2**31 - 1}")
     context = context or Context()
     if checkpoint is not None and Path(checkpoint).is_file():
         raise LofitError(f"checkpoint: got {checkpoint}, a file; expected a folder")
-    rows, objective, _ = to_records(records, tokenizer)
+    rows, objective, metric = to_records(records, tokenizer)
     held_out = list(val)
     held_out_rows = to_records(held_out, tokenizer)[0] if held_out else []
     shapes = [shape_of_record(row) for row in (*rows[:1], *held_out_rows[:1])]
     if len(set(shapes)) > 1:
         raise LofitError(f"val: got a {shapes[1]}; expected a {shapes[0]}, as the records are")
-    return Subject(
+    subject = Subject(
         layout=context.layout or head_layout(model),
         model=model,
         tokenizer=tokenizer,
@@ -86,7 +99,10 @@ def make_subject(
         runtime=context.runtime or Runtime(),
         checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=context.progress or Progress(),
+        activations=context.activations,
+        keeps_runs=context.shares_checkpoints,
     )
+    return subject, context.scoring or Scoring(metric)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def train_scales(
         settings: `lr`, `l1`, `epochs` and so on (`ScaleSettings`); the others are those of `fit`.
     """
     values = scale_norm.ScaleSettings.of(settings)
-    subject = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
+    subject, _ = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
     with at_work(subject, "train_scales") as part:
         adapter = scale_norm.train_scales(part, values)
     adapter.provenance = provenance_of(subject, "train_scales", values.model_dump(mode="json"))

@@ -30,7 +30,7 @@ def tune_bias(
         settings: `lr`, `epochs`, `batch_size` and so on (`Settings`); the others are those of `fit`.
     """
     values = lofit.Settings.of(settings)
-    subject = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
+    subject, _ = make_subject(model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context)
     pairs = check_heads(heads, subject)
     with at_work(subject, "lofit") as part:
         adapter = lofit.fit(part, values, sorted(pairs))

@@ -58,6 +58,19 @@ class HeadLayout:
         """Layers, and heads in each of them."""
         return self.num_layers, self.num_heads
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The module names of the layers that hold the projections, first layer first: `model.layers.0`.
+
+        Raises:
+            LofitError: the layers are in no list, so that their names cannot be told from those of other modules.
+        """
+        parts = [path.split(".") for path in self.projections]
+        ends = [next((at for at, part in enumerate(path) if part.isdecimal()), None) for path in parts]
+        if None in ends:
+            raise LofitError(f"{self.projections[ends.index(None)]}: in no list of layers; expected layers in a list")
+        return tuple(".".join(path[: end + 1]) for path, end in zip(parts, ends, strict=True) if end is not None)
+
     def all_heads(self) -> list[Head]:
         """All heads, by layer and then by head."""
         return [(layer, head) for layer in range(self.num_layers) for head in range(self.num_heads)]

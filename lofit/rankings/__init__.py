@@ -3,10 +3,14 @@
 A ranking is a module of this package, found by its name. It holds
 
 - `Settings`, its settings, a subclass of `lofit.settings.Settings`;
-- `rank(case, settings, scales)`, which returns layers x heads scores, the highest for the best head (`case` is a
-  `lofit.training.case.Case`: layout, task, seed, draw; in a fit it is the whole `Subject`, with model and records);
-- `SCALES`, which says what `scales` is: "own" for the scales that step 1 has trained on the task itself (layers x heads
-  x head_dim), "other" for those of another task, None where it does without.
+- `rank(case, settings, given)`, which returns layers x heads scores, the highest for the best head and minus infinity
+  for one that cannot be chosen (`case` is a `lofit.training.case.Case`: layout, task, seed, draw);
+- `NEEDS`, which says what the ranking waits for, and what `given` is:
+    - "scales": the scales that step 1 has trained on the task itself, layers x heads x head_dim;
+    - "other_scales": those of another task;
+    - "activations": what heads put out on true and false answers, a `lofit.training.activations.Activations`;
+    - "subject": None, but `case` is the whole `Subject`, with model and records;
+    - None: None, and the case is enough.
 
 A ranking whose settings have `draws` is random: it is drawn that many times, and `case.draw` says which one it is.
 """
@@ -21,6 +25,7 @@ from lofit.models.layout import Head
 from lofit.pages import find_page, page_names
 
 PACKAGE = "lofit.rankings"
+NEEDS = ("scales", "other_scales", "activations", "subject", None)
 
 
 def find(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ from lofit.settings import Name
 from lofit.settings import Settings as BaseSettings
 from lofit.training.case import Case
 
-SCALES = "other"
+NEEDS = "other_scales"
 
 
 class Settings(BaseSettings):

@@ -12,7 +12,7 @@ from lofit.settings import Settings as BaseSettings
 from lofit.settings import Text
 from lofit.training.case import Case
 
-SCALES = None
+NEEDS = None
 
 
 class Settings(BaseSettings):

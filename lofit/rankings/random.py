@@ -8,7 +8,7 @@ from lofit.settings import Count
 from lofit.settings import Settings as BaseSettings
 from lofit.training.case import Case
 
-SCALES = None
+NEEDS = None
 
 
 class Settings(BaseSettings):

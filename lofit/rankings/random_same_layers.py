@@ -10,7 +10,7 @@ from lofit.rankings.random import Settings as Settings
 from lofit.rankings.random import shuffled
 from lofit.training.case import Case
 
-SCALES = "own"
+NEEDS = "scales"
 
 
 def rank(case: Case, settings: Settings, scales: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lofit.adapters.heads import HeadAdapter
     from lofit.training.subject import Subject
 
-SCALES = "own"
+NEEDS = "scales"
 
 NEAR_ZERO = 0.02
 """A head whose scales have less than this share of the largest norm is ranked by noise."""

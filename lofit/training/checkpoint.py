@@ -48,13 +48,15 @@ class Checkpoint:
         self.folder = folder
         self.inputs = inputs
         self.seconds = SECONDS if seconds is None else seconds
+        self.seconds_before = 0.0
+        """How long the loop had worked when the state was written that `load` has returned."""
         self._saved = time.monotonic()
 
     def due(self) -> bool:
         """Whether enough work has been done since the last state to write another."""
         return self.folder is not None and time.monotonic() - self._saved >= self.seconds
 
-    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict], *, spent: float = 0.0) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ class Checkpoint:
         save_file(
             {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
             partial,
-            metadata={"record": json.dumps({"step": step, "history": history, "inputs": self.inputs})},
+            metadata={"record": json.dumps({"step": step, "history": history, "inputs": self.inputs, "spent": spent})},
         )
         partial.replace(file)
         self._saved = time.monotonic()
@@ -80,6 +82,7 @@ class Checkpoint:
         except SafetensorError:
             # Damaged on disk: starting over loses less than failing for ever.
             return None
+        self.seconds_before = record.get("spent", 0.0)
         return (record["step"], tensors, record["history"]) if record.get("inputs", "") == self.inputs else None
 
     def clear(self) -> None:

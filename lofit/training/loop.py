@@ -1,6 +1,7 @@
 """The training loop: an adapter is trained, the model stays as it is."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,19 @@ class Progress:
 
     val_loss: float | None = None
     """The task's loss on the validation records, where there are any."""
+
+    seconds: float = 0.0
+    """What the steps have taken, those before an interruption included."""
+
+    trials: list[dict] = field(default_factory=list)
+    """Where settings were searched: those of each trial, its score and its loss on the validation records."""
+
+    def adopt(self, other: "Progress") -> None:
+        """Tell what another run of training has told, as if it had been this one."""
+        self.history[:] = other.history
+        self.val_loss, self.seconds = other.val_loss, other.seconds
+        for row in other.history:
+            self.on_step(row)
 
 
 def parts(batch: Sequence[Example], size: int | None, accelerator: Accelerator) -> Iterator[Sequence[Example]]:
@@ -92,10 +106,12 @@ def train(
     total = settings.epochs * steps_per_epoch
     history = progress.history
     history.clear()
-    done = 0
+    done, before, began = 0, 0.0, time.monotonic()
+    initial = [parameter.detach().clone() for parameter in parameters]
     if (unfinished := checkpoint.load()) is not None:
         done, tensors, rows = unfinished
-        tqdm.write(f"{title}: resuming at step {done} of {total}")
+        before = checkpoint.seconds_before
+        tqdm.write(f"{title}: {f'resuming at step {done} of {total}' if done < total else 'finished before'}")
         adapter.load_state_dict({name: tensors[f"adapter.{name}"] for name in adapter.state_dict()})
         load_optimizer_tensors(optimizer, tensors)
         history += rows
@@ -138,6 +154,7 @@ def train(
             accelerator.clip_grad_norm_(parameters, 1.0)
             lr = schedule.get_last_lr()[0]
             optimizer.step()
+            adapter.end_step(float(lr))
             schedule.step()
             optimizer.zero_grad()
             row = {"step": step + 1, "epoch": epoch + 1, "loss": loss, "penalty": added, "lr": lr}
@@ -149,11 +166,27 @@ def train(
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if accelerator.is_main_process and (step + 1 == total or checkpoint.due()):
                 state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
-                checkpoint.save(step + 1, {**state, **optimizer_tensors(optimizer)}, history)
+                # Nothing is left to do for the optimizer's state after the last step.
+                state |= optimizer_tensors(optimizer) if step + 1 < total else {}
+                checkpoint.save(step + 1, state, history, spent=before + time.monotonic() - began)
     # Squares must stay finite too: heads are ranked by norms.
     if not all(parameter.square().sum().isfinite() for parameter in parameters):
         raise LofitError(f"{title}: parameters have grown beyond all bounds; lower lr, {settings.lr}")
+    if total > 1:
+        refuse_unmoved(adapter, initial, title)
+    progress.seconds = before + time.monotonic() - began
     return history
+
+
+def refuse_unmoved(adapter: Adapter, initial: Sequence[Tensor], title: str) -> None:
+    """A LofitError where training has left a tensor as it was: nothing depends on it, or its dtype rounds steps away.
+
+    Published checkpoints hold such tensors: the scales of RED for Llama are 1 to the last bit.
+    """
+    named = [(name, value) for name, value in adapter.named_parameters() if value.requires_grad]
+    for (name, value), before in zip(named, initial, strict=True):
+        if value.numel() and torch.equal(value.detach(), before.to(value.device)):
+            raise LofitError(f"{title}: {name} has not moved in training; expected every trained tensor to change")
 
 
 def gradients(

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -12,14 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lofit.adapters.base import Adapter
 from lofit.models.runtime import activation_checkpointing
 from lofit.models.vocabulary import vocabulary_of
+from lofit.settings import Settings
 from lofit.tasks.record import Objective, Record
 from lofit.training import loop
 from lofit.training.case import Case
 from lofit.training.checkpoint import Checkpoint, fingerprint
-from lofit.training.examples import prepare
+from lofit.training.examples import Example, prepare
 from lofit.training.loss import mean_loss
 from lofit.training.reference import Pairs, pair_logprobs
 from lofit.training.settings import Runtime, TrainingSettings
+
+if TYPE_CHECKING:
+    from lofit.training.activations import Activations
 
 
 @dataclass(kw_only=True)
@@ -46,6 +51,12 @@ class Subject(Case):
     checkpoint: Path | None = None
     """Folder that training resumes from."""
 
+    keeps_runs: bool = False
+    """Whether that folder keeps every run of training in a folder of its own, to be found again when it is wanted."""
+
+    activations: "Activations | None" = None
+    """What heads and layers put out on true and false answers, where it has been collected before."""
+
     progress: loop.Progress = field(default_factory=loop.Progress)
 
     title: str = "train"
@@ -57,25 +68,12 @@ class Subject(Case):
         Raises:
             LofitError: a record is too long or cannot be tokenised, or training diverges.
         """
-        model, tokenizer = self.model, self.tokenizer
+        model = self.model
         adapter.to(model.device)
-        references = self.references if self.objective.kind == "dpo" else None
-        if self.objective.kind == "dpo" and references is None:
-            references = self._score_pairs(adapter)
-        vocabulary = vocabulary_of(model, tokenizer)
-        splits = [
-            prepare(
-                tokenizer,
-                records,
-                self.objective,
-                vocabulary,
-                max_length=settings.max_length,
-                references=references[index] if references else None,
-            )
-            for index, records in enumerate((self.records, self.val))
-        ]
+        splits = self._examples(adapter, settings.max_length)
         facts = (settings.model_dump(), self.seed, describe(adapter), sample(model))
         inputs = fingerprint(*facts, *adapter.state_dict().values(), *map(repr, splits))
+        folder = self.checkpoint / inputs if self.checkpoint and self.keeps_runs else self.checkpoint
         with activation_checkpointing(model) if self.runtime.gradient_checkpointing else nullcontext():
             rows = loop.train(
                 model,
@@ -83,27 +81,73 @@ class Subject(Case):
                 splits[0],
                 settings,
                 seed=self.seed,
-                pad_id=vocabulary.padding,
+                pad_id=vocabulary_of(model, self.tokenizer).padding,
                 layout=self.layout,
                 penalty=penalty,
                 runtime=self.runtime,
                 accelerator=Accelerator(cpu=model.device.type == "cpu"),
-                checkpoint=Checkpoint(self.checkpoint, inputs=inputs),
+                checkpoint=Checkpoint(folder, inputs=inputs),
                 progress=self.progress,
                 title=self.progress.name or self.title,
             )
-        if splits[1]:
-            batch_size = self.runtime.micro_batch_size or settings.batch_size
-            self.progress.val_loss = mean_loss(
-                model,
-                adapter,
-                splits[1],
-                layout=self.layout,
-                pad_id=vocabulary.padding,
-                beta=settings.beta,
-                batch_size=batch_size,
-            )
+        if splits[1] and not self.keeps_runs:
+            self.progress.val_loss = self._mean_loss(adapter, splits[1], settings)
         return rows
+
+    def loss_on_val(self, adapter: Adapter, settings: Settings) -> float:
+        """The task's loss on the validation records, trained or not, without penalty."""
+        trained = self.loss_settings(settings)
+        return self._mean_loss(adapter, self._examples(adapter, trained.max_length)[1], trained)
+
+    @staticmethod
+    def loss_settings(settings: Settings) -> TrainingSettings:
+        """What of a method's settings the loss depends on: those of training; the defaults where nothing is trained."""
+        own = {
+            name: getattr(settings, name) for name in ("beta", "max_length", "batch_size") if hasattr(settings, name)
+        }
+        return TrainingSettings(lr=1.0, **own)
+
+    def collected(self) -> "Activations":
+        """What heads and layers put out on true and false answers: as it was collected before, or now.
+
+        Raises:
+            LofitError: the records have no wrong answers to contrast with.
+        """
+        if self.activations is None:
+            from lofit.training.activations import collect
+
+            self.activations = collect(self.model, self.tokenizer, self.layout, self.records, self.val, seed=self.seed)
+        return self.activations
+
+    def _mean_loss(self, adapter: Adapter, examples: list[Example], settings: TrainingSettings) -> float:
+        return mean_loss(
+            self.model,
+            adapter,
+            examples,
+            layout=self.layout,
+            pad_id=vocabulary_of(self.model, self.tokenizer).padding,
+            beta=settings.beta,
+            batch_size=self.runtime.micro_batch_size or settings.batch_size,
+        )
+
+    def _examples(self, adapter: Adapter, max_length: int) -> tuple[list[Example], list[Example]]:
+        """The training and the validation records as tokens, with DPO's reference where they are pairs."""
+        references = self.references if self.objective.kind == "dpo" else None
+        if self.objective.kind == "dpo" and references is None:
+            references = self._score_pairs(adapter)
+        vocabulary = vocabulary_of(self.model, self.tokenizer)
+        train, val = (
+            prepare(
+                self.tokenizer,
+                records,
+                self.objective,
+                vocabulary,
+                max_length=max_length,
+                references=references[index] if references else None,
+            )
+            for index, records in enumerate((self.records, self.val))
+        )
+        return train, val
 
     def _score_pairs(self, adapter: Adapter) -> tuple[Pairs, Pairs]:
         """DPO's reference, under the model as it is or with the adapter as it is before training."""

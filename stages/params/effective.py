@@ -94,7 +94,7 @@ def check_arguments(arguments: dict[str, Any], default: str | None, place: str) 
     k, name = arguments.get("k", 1), arguments.get("ranking", default)
     if type(k) is not int or k < 1:
         raise LofitError(f"{place}.k: got {k!r}; expected a whole number from 1")
-    usable = [ranking for ranking in rankings.names() if rankings.find(ranking).SCALES != "other"]
+    usable = [ranking for ranking in rankings.names() if rankings.find(ranking).NEEDS != "other_scales"]
     if name is not None and name not in usable:
         raise LofitError(f"{place}.ranking: got {name!r}; expected {', '.join(usable)}")
     blocks = {"scale_settings": rankings.find("scale_norm").ScaleSettings}

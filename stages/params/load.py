@@ -178,10 +178,10 @@ def selection_faults(params: Params, task: str, row: str) -> Iterator[str]:
         return
     run, key = params.run, effective.block_key(params, task, row, "select_heads", "ranking")
     group = next(group for group in GROUPS if row in getattr(run, group))
-    groups = {"own": ("methods",), "other": ("transfers",), None: ("controls", "methods")}[chosen.page.SCALES]
+    groups = {"scales": ("methods",), "other_scales": ("transfers",), None: ("controls", "methods")}[chosen.page.NEEDS]
     if group not in groups:
         yield f"run.{group}: got {row!r}, whose ranking is {chosen.ranking}; expected it in run.{groups[0]}"
-    if chosen.page.SCALES == "other":
+    if chosen.page.NEEDS == "other_scales":
         other = getattr(chosen.settings, "task", None)
         if other not in run.tasks:
             place = effective.block_key(params, task, row, "select_heads", "task")

@@ -136,5 +136,5 @@ def ranking_pages(default: str | None, arguments: dict[str, Any]) -> list[str]:
         return []
     name = arguments.get("ranking") or default
     # A ranking by scales trains step 1, whose page it need not import itself.
-    step_1 = ["lofit.rankings.scale_norm"] if rankings.find(name).SCALES else []
+    step_1 = ["lofit.rankings.scale_norm"] if rankings.find(name).NEEDS == "scales" else []
     return [f"lofit.rankings.{name}", *step_1]

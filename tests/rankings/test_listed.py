@@ -5,7 +5,7 @@ import pytest
 
 from lofit import HeadLayout, LofitError
 from lofit.rankings import top_heads
-from lofit.rankings.listed import SCALES, Settings, rank, read_head_list
+from lofit.rankings.listed import NEEDS, Settings, rank, read_head_list
 from lofit.training.case import Case
 
 
@@ -14,7 +14,7 @@ def test_the_ranking_is_the_files_and_no_other_head_can_be_chosen(tmp_path):
     np.save(tmp_path / "heads.npy", np.array(heads))
     layout = HeadLayout(4, 8, 8, ("o_proj",) * 4)
     scores = rank(Case(layout), Settings(file=str(tmp_path / "heads.npy")), None)
-    assert scores.shape == (4, 8) and SCALES is None
+    assert scores.shape == (4, 8) and NEEDS is None
     assert [top_heads(scores, k) for k in (1, 2, 3)] == [heads[:1], heads[:2], heads]
     with pytest.raises(LofitError, match=r"^k: got 4; expected 1 to 3, the heads that are ranked$"):
         top_heads(scores, 4)

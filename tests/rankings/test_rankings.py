@@ -151,7 +151,7 @@ def test_the_heads_of_another_task_are_those_of_its_norms():
     scales = np.random.default_rng(1).standard_normal((5, 4, 2))
     scores = from_task.rank(CASE, from_task.Settings(task="mquake"), scales)
     np.testing.assert_allclose(scores, np.sqrt((scales**2).sum(-1)))
-    assert from_task.SCALES == "other" and scale_norm.SCALES == random_same_layers.SCALES == "own"
+    assert from_task.NEEDS == "other_scales" and scale_norm.NEEDS == random_same_layers.NEEDS == "scales"
 
 
 @pytest.mark.parametrize("task", ["", "no such name!", 3])
