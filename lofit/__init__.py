@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lofit.errors import LofitError
     from lofit.export.merge import merge
     from lofit.fitting.fit import fit
+    from lofit.fitting.rank_heads import rank_heads
     from lofit.fitting.select_heads import select_heads
     from lofit.fitting.train_scales import train_scales
     from lofit.fitting.tune_bias import tune_bias
@@ -28,6 +29,7 @@ __all__ = [
     "head_layout",
     "load_adapter",
     "merge",
+    "rank_heads",
     "score",
     "select_heads",
     "train_scales",
@@ -43,6 +45,7 @@ _HOME = {
     "head_layout": "lofit.models.layout",
     "load_adapter": "lofit.adapters.kinds",
     "merge": "lofit.export.merge",
+    "rank_heads": "lofit.fitting.rank_heads",
     "score": "lofit.scoring.score",
     "select_heads": "lofit.fitting.select_heads",
     "train_scales": "lofit.fitting.train_scales",

@@ -28,7 +28,7 @@ LEFT_BEHIND = (
 def check() -> None:
     params = load(paths.PARAMS)
     read_runtime()
-    if faults := faulty_sources(params) + faulty_head_files(params):
+    if faults := faulty_sources(params) + faulty_texts(params) + faulty_head_files(params):
         raise LofitError("\n".join(f"{paths.PARAMS}: {fault}" for fault in faults))
     if paths.BASE_MODEL.exists() and (known := read_json(paths.BASE_MODEL))["name"] == params.model.name:
         # Of a model that was never resolved, the stage base_model does it.
@@ -61,6 +61,18 @@ def faulty_sources(params: Params) -> list[str]:
                 if getattr(block.preprocess, f"{split}_ratio") is None
             ]
     return faults
+
+
+def faulty_texts(params: Params) -> list[str]:
+    """Texts for drift that are not there, or where DVC would not see them change."""
+    faults = []
+    for task in params.run.tasks:
+        for row in params.run.rows:
+            text = effective.evaluate(params, task, row).drift
+            if text is not None and not (Path(text).is_file() and below(text, paths.DATA)):
+                key = effective.block_key(params, task, row, "evaluate", "drift")
+                faults.append(f"{key}: got {text!r}; expected a file below {paths.DATA}/{left_behind(text)}")
+    return list(dict.fromkeys(faults))
 
 
 def faulty_head_files(params: Params) -> list[str]:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from lofit.adapters.heads import HeadAdapter
+from lofit.scoring.drift import drift
+
+from lofit.adapters.kinds import load_adapter
 from lofit.errors import LofitError
 from lofit.models.runtime import be_deterministic
 from lofit.scoring.metrics import means
@@ -20,7 +22,7 @@ from stages.tracking import CELLS, track
 
 def evaluate(task: Task, seed: Seed, method: Method, run: Run) -> None:
     settings = read_plan("evaluate", task, method)["settings"]
-    split = settings.pop("split")
+    split, text = settings.pop("split"), settings.pop("drift")
     with track(CELLS, f"{task}/{method}/{seed}", {"task": task, "seed": seed, "method": method}) as tracker:
         log_cell(tracker, run, task, seed, method)
         be_deterministic()
@@ -28,13 +30,15 @@ def evaluate(task: Task, seed: Seed, method: Method, run: Run) -> None:
         model, tokenizer = load_base(base)
         data = paths.data_folder(task)
         metric, records = read_metric(data), by_fold(read_records(data, split))
-        predictions = {}
+        predictions, drifts = {}, []
         for part, folder in adapter_folders(task, seed, method).items():
-            adapter = HeadAdapter.from_pretrained(folder)
+            adapter = load_adapter(folder)
             if adapter.provenance.base_revision != base.revision:
                 raise LofitError(
                     f"{folder}: made for another revision of {base.name}; expected after `dvc repro`: this one"
                 )
+            if text is not None:
+                drifts.append(drift(model, tokenizer, Path(text).read_text(encoding="utf-8"), adapter, base.layout))
             with adapter.to(model.device).attach(model, base.layout):
                 predictions[part] = predict(
                     model, tokenizer, records[part[1]], metric, **settings, reading=adapter.reader
@@ -47,7 +51,11 @@ def evaluate(task: Task, seed: Seed, method: Method, run: Run) -> None:
         )
         write_jsonl(paths.predictions_file(task, seed, method), rows)
         write_scores(paths.scores_file(task, seed, method), scores)
-        write_json(paths.metrics_folder(run, task, seed, method) / "evaluate.json", {split: means(scores)})
+        figures = {split: means(scores)}
+        if drifts:
+            figures["drift"] = {name: round(sum(one[name] for one in drifts) / len(drifts), 6) for name in drifts[0]}
+            tracker.metrics({f"drift/{name}": value for name, value in figures["drift"].items()})
+        write_json(paths.metrics_folder(run, task, seed, method) / "evaluate.json", figures)
         log_scores(tracker, scores, split, task, seed, method)
 
 

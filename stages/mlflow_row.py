@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lofit import rankings
-from lofit.adapters.folder import WEIGHTS_FILE
 from lofit.scoring.metrics import means
 from lofit.storage.files import read_json
 from lofit.storage.history import read_history
 from lofit.storage.tables import Part, read_norms, read_ranking
+from lofit.storage.trials import best_trial, read_trials
 from lofit.tasks.record import SPLITS
 from stages import paths
+from stages.costs import read_costs
+from stages.parts import adapter_weights
 from stages.plan import plan_file, read_plan
 from stages.release import named, write_release
 from stages.tracking import Tracker, flatten, md5_of
@@ -26,9 +28,9 @@ def log_cell(tracker: Tracker, run: str, task: str, seed: int, row: str) -> None
     if not tracker.active:
         return
     log_parameters(tracker, task, seed, row)
-    data, adapters = paths.data_folder(task), paths.adapter_folder(task, seed, row)
+    data = paths.data_folder(task)
     files = {
-        "md5.adapter": sorted(adapters.rglob(WEIGHTS_FILE)),
+        "md5.adapter": adapter_weights(task, seed, row),
         **{f"md5.{split}": [data / f"{split}.jsonl"] for split in SPLITS},
     }
     shared = paths.scales_folder(task, seed)
@@ -45,6 +47,14 @@ def log_cell(tracker: Tracker, run: str, task: str, seed: int, row: str) -> None
             tracker.metrics({f"{stage}/loss": step["loss"]}, step=int(step["step"]))
         if stage != "train_scales":
             tracker.metrics({"trained_parameters": figures["trained_parameters"]})
+    for stage in (fitting_stage(task, row), "measure_heads"):
+        costs = read_costs(stage, task, seed, row)
+        tracker.metrics({f"costs/{stage}/{name}": value for name, value in costs.items() if value is not None})
+    tried = paths.trials_file(task, seed, row)
+    if trials := read_trials(tried):
+        best = [best_trial(some)["settings"] for some in trials.values()]
+        tracker.params({f"chosen.{key}": " / ".join(str(one[key]) for one in best) for key in best[0]})
+        tracker.artifact(tried, "trials")
     file = paths.heads_file(task, seed, row)
     tracker.artifact(file, "heads")
     heads = read_ranking(file)
@@ -72,11 +82,12 @@ def log_parameters(tracker: Tracker, task: str, seed: int, row: str) -> None:
     """The effective settings of every stage that made the cell."""
     stages = ["fetch_data", "preprocess", *(["train_scales"] if uses_scales(task, row) else [])]
     blocks = {stage: read_plan(stage, task)["settings"] for stage in stages}
-    for stage in ("select_heads", "tune_bias", "fit_baseline", "evaluate"):
+    for stage in ("measure_heads", "select_heads", "tune_bias", "fit_baseline", "evaluate"):
         if plan_file(stage, task, row).exists():
             plan = read_plan(stage, task, row)
             named_keys = {key: plan[key] for key in ("k", "ranking", "method") if key in plan}
-            blocks[stage] = {**named_keys, **plan.get("arguments", {}), **plan["settings"]}
+            searched = {"tune": plan["tune"]} if "tune" in plan else {}
+            blocks[stage] = {**named_keys, **plan.get("arguments", {}), **plan["settings"], **searched}
     base = read_json(paths.BASE_MODEL)
     model = {key: base[key] for key in ("name", "revision", "dtype", "quantization")}
     tracker.params({"task": task, "seed": seed, "method": row, **flatten({"model": model, **blocks})})

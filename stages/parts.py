@@ -9,22 +9,24 @@ from typing import Any
 from lofit.adapters.base import Adapter
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
-from lofit.fitting.context import Context
+from lofit.fitting.context import Context, Scoring
 from lofit.models.layout import HeadLayout
 from lofit.models.runtime import be_deterministic, pick_device
+from lofit.pages import find_page
 from lofit.storage.files import read_json, write_json
 from lofit.storage.history import write_history
 from lofit.storage.tables import Part
-from lofit.tasks.record import TUNING_SPLITS, by_fold, read_objective, read_records
+from lofit.storage.trials import write_trials
+from lofit.tasks.record import TUNING_SPLITS, by_fold, read_metric, read_objective, read_records
 from lofit.training.loop import Progress
 from lofit.training.reference import read_references
 from stages import paths
 from stages.checkpoints import checkpoint_folder, drop_stale
-from stages.command import is_first_process
+from stages.costs import write_costs
 from stages.model import load_base, read_base
 from stages.plan import Plan
 from stages.runtime import read_runtime
-from stages.tracking import Tracker, flatten
+from stages.tracking import Tracker, flatten, md5_of
 
 
 class Parts:
@@ -50,10 +52,17 @@ class Parts:
         splits = {split: read_records(data, split) for split in TUNING_SPLITS}
         self.records = {split: by_fold(rows) for split, rows in splits.items()}
         self.references = read_references(file, splits) if self.objective.shares_reference else None
-        shared = (plan, self.base.to_json(), *(data / f"{split}.jsonl" for split in TUNING_SPLITS), file, self.seed)
-        key = "-".join(map(str, (stage, *cell)))
-        self.checkpoints = {part: checkpoint_folder(key, *shared, part, wanted) for part, wanted in inputs.items()}
-        drop_stale(key, list(self.checkpoints.values()))
+        self.tune = plan.get("tune", {})
+        given = (self.base.to_json(), *(data / f"{split}.jsonl" for split in TUNING_SPLITS), file)
+        if self.tune:
+            # Every run of a search stays, by what decides it, for a larger grid and for other rows.
+            folder = checkpoint_folder(SEARCHES, plan["code"], *given)
+            self.checkpoints = dict.fromkeys(inputs, folder)
+        else:
+            key = "-".join(map(str, (stage, *cell)))
+            shared = (plan, *given, self.seed)
+            self.checkpoints = {part: checkpoint_folder(key, *shared, part, wanted) for part, wanted in inputs.items()}
+            drop_stale(key, list(self.checkpoints.values()))
         self.progress = {part: Progress(on_step=self._log_step) for part in inputs}
         self._steps = 0
 
@@ -85,6 +94,8 @@ class Parts:
                 draw=draw,
                 runtime=runtime.for_training(),
                 progress=self.progress[part],
+                activations=self.activations(fold),
+                scoring=self.scoring(),
             )
             yield (
                 part,
@@ -99,6 +110,18 @@ class Parts:
                 },
             )
             self._steps += len(self.progress[part].history)
+
+    def activations(self, fold: int) -> Any:
+        """What the stage collect_activations has collected; None where the cell's plan does not ask for it."""
+        if not self.plan.get("reads_activations"):
+            return None
+        # Found by name: only a row that looks at activations depends on how they are collected.
+        page = find_page("lofit.training", "activations", what="page")
+        return page.load(paths.activations_folder(self.cell[0]) / paths.scales_name(fold))
+
+    def scoring(self) -> Scoring | None:
+        """How the trials of a search are scored: as the row itself."""
+        return Scoring(read_metric(paths.data_folder(self.cell[0])), **self.plan["scoring"]) if self.tune else None
 
     def write(self, parameters: dict[Part, int], metrics: Path, curve: Path, *, keep_checkpoints: bool = False) -> None:
         """Write metrics and curve of the whole cell, and drop its checkpoints.
@@ -118,12 +141,20 @@ class Parts:
         write_history(curve, rows)
         write_json(metrics, total)
         if not keep_checkpoints:
-            for folder in self.checkpoints.values():
-                shutil.rmtree(folder, ignore_errors=True)
+            self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Drop what was kept of unfinished work; what a search has found stays."""
+        for folder in set(self.checkpoints.values()) if not self.tune else ():
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _log_step(self, row: dict) -> None:
         shown = {key: row[key] for key in ("loss", "penalty", "lr")}
         self.run.metrics(shown, step=self._steps + row["step"])
+
+
+SEARCHES = "searches"
+"""Where the checkpoints of all searches are."""
 
 
 def process_device(processes: int, device: str) -> Any:
@@ -160,25 +191,40 @@ def over_parts(figures: list[dict[str, float]]) -> dict[str, float]:
     return {"steps": steps, "trained_parameters": round(means["trained_parameters"]), **losses}
 
 
-def write_adapters(
-    adapters: Mapping[Part, Adapter], task: str, seed: int, row: str, parameters: dict[str, Any]
-) -> None:
+def write_cell(parts: Parts, adapters: Mapping[Part, Adapter], run: str, *, keep_checkpoints: bool = False) -> None:
+    """Write all that a fitted cell leaves: adapters, trials, metrics, curve, and what it has cost."""
+    task, seed, row = parts.cell[0], parts.seed, str(parts.cell[-1])
+    write_adapters(adapters, task, seed, row)
+    trials = {part: progress.trials for part, progress in parts.progress.items()}
+    write_trials(paths.trials_file(task, seed, row), trials)
+    draws = len({draw for draw, _ in adapters})
+    costs = write_costs(parts.stage, task, seed, row, parts.progress.values(), draws)
+    metrics = paths.metrics_folder(run, task, seed, row) / f"{parts.stage}.json"
+    parameters = trained_parameters(adapters)
+    parts.write(parameters, metrics, paths.curve_file(task, seed, row), keep_checkpoints=keep_checkpoints)
+    parts.run.metrics({f"costs/{name}": value for name, value in costs.items() if value is not None})
+    parts.run.tags({"md5": md5_of(adapter_weights(task, seed, row))})
+
+
+def adapter_weights(task: str, seed: int, row: str) -> list[Path]:
+    """The files of tensors in a row's adapters, of whatever kind."""
+    return sorted(paths.adapter_folder(task, seed, row).rglob("*.safetensors"))
+
+
+def write_adapters(adapters: Mapping[Part, Adapter], task: str, seed: int, row: str) -> None:
     """Write each part's adapter into a folder of its own, and where it comes from."""
-    if not is_first_process():
-        return
     base = read_json(paths.BASE_MODEL)
+    layout = HeadLayout.from_json(base["layout"])
     data = (paths.data_folder(task) / "train.jsonl").read_bytes()
     for part, name in paths.part_names(list(adapters)).items():
         draw, fold = part
+        adapter = adapters[part]
         training = {
             **{"task": task, "method": row, "seed": seed, "fold": fold, "draw": draw},
             "data_sha256": sha256(data).hexdigest(),
-            "parameters": parameters,
+            "parameters": adapter.provenance.training["parameters"],
         }
-        adapter: Any = adapters[part]
-        adapter.provenance = Provenance.made_now(
-            base["source"], base["revision"], HeadLayout.from_json(base["layout"]), training=training
-        )
+        adapter.provenance = Provenance.made_now(base["source"], base["revision"], layout, training=training)
         adapter.save_pretrained(paths.adapter_folder(task, seed, row) / name, card=False)
 
 

@@ -52,9 +52,24 @@ def scales_folder(task: str, seed: int) -> Path:
     return ARTIFACTS / "scales" / str(seed) / task
 
 
+def activations_folder(task: str) -> Path:
+    """The folder that holds the activations of each fold in a folder of its own."""
+    return ARTIFACTS / "activations" / task
+
+
 def row_file(kind: str, task: str, seed: int, row: str, suffix: str = "") -> Path:
     """What a row has of some kind: `artifacts/<kind>/<task>/<seed>/<row><suffix>`."""
     return ARTIFACTS / kind / task / str(seed) / f"{row}{suffix}"
+
+
+def ranking_file(task: str, seed: int, row: str) -> Path:
+    """The scores of all heads, where a stage of their own makes them."""
+    return row_file("rankings", task, seed, row, ".csv")
+
+
+def trials_file(task: str, seed: int, row: str) -> Path:
+    """What a search of settings has tried."""
+    return row_file("trials", task, seed, row, ".csv")
 
 
 def heads_file(task: str, seed: int, row: str) -> Path:

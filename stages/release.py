@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.kinds import load_adapter
 from lofit.scoring.metrics import means
 from lofit.storage.tables import Part
 from stages import paths
@@ -14,7 +14,7 @@ def write_release(
 ) -> None:
     """Copy a row's adapters into `out`, with model cards that hold their scores."""
     for part, name in paths.part_names(list(scores)).items():
-        adapter = HeadAdapter.from_pretrained(paths.adapter_folder(task, seed, row) / name)
+        adapter = load_adapter(paths.adapter_folder(task, seed, row) / name)
         adapter.provenance = adapter.provenance.with_metrics(named(means({part: scores[part]}), split))
         adapter.save_pretrained(out / name)
 

@@ -1,6 +1,7 @@
 """Stage select_heads: rank the heads of the model and keep the first K.
 
-Stages rank_heads and borrow_heads of dvc.yaml run it too, for rows whose rankings wait for less, or for other tasks.
+Other stages of dvc.yaml run it too, for rows whose rankings wait for less (rank_heads), for other tasks (borrow_heads),
+or have been made by a stage of their own (select_measured, select_probed).
 """
 
 from safetensors.numpy import load_file
@@ -9,7 +10,7 @@ from lofit import rankings
 from lofit.fitting.select_heads import select_heads as best
 from lofit.models.layout import HeadLayout
 from lofit.storage.files import read_json
-from lofit.storage.tables import write_heads
+from lofit.storage.tables import read_norms, write_heads
 from lofit.training.case import Case
 from stages import paths
 from stages.command import Method, Seed, Task, main
@@ -18,24 +19,25 @@ from stages.plan import read_plan
 
 def select_heads(task: Task, seed: Seed, method: Method) -> None:
     plan = read_plan("select_heads", task, method)
+    heads = paths.heads_file(task, seed, method)
+    if plan["measured"]:
+        scores = read_norms(paths.ranking_file(task, seed, method))
+        write_heads(heads, {(1, fold): best(scores[fold], plan["k"]) for fold in plan["folds"]})
+        return
     page = rankings.find(plan["ranking"])
     settings = page.Settings.of(plan["settings"])
     layout = HeadLayout.from_json(read_json(paths.BASE_MODEL)["layout"])
     source = getattr(settings, "task", task)
-    scales = (
-        load_file(paths.scales_folder(source, seed) / "scales.safetensors")
-        if page.NEEDS in ("scales", "other_scales")
-        else {}
-    )
-    heads = {}
+    scales = load_file(paths.scales_folder(source, seed) / "scales.safetensors") if page.NEEDS else {}
+    chosen = {}
     for draw in range(1, getattr(settings, "draws", 1) + 1):
         for fold in plan["folds"]:
             case = Case(layout, task=task, seed=seed, draw=draw)
-            scores = page.rank(case, settings, scales.get(paths.scales_name(fold)))
-            heads[draw, fold] = best(scores, plan["k"])
+            ranked = page.rank(case, settings, scales.get(paths.scales_name(fold)))
+            chosen[draw, fold] = best(ranked, plan["k"])
             if plan["ranking"] == "scale_norm":
-                page.warn_of_noise(scores, plan["k"])
-    write_heads(paths.heads_file(task, seed, method), heads)
+                page.warn_of_noise(ranked, plan["k"])
+    write_heads(heads, chosen)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
-from lofit.fitting.search import Scoring
 from lofit.models.layout import Head, HeadLayout, head_layout
 from lofit.models.runtime import check_model, deterministic, frozen
 from lofit.tasks.plain import shape_of_record, to_records
-from lofit.tasks.record import Objective, Record
+from lofit.tasks.record import Metric, Objective, Record
 from lofit.training.loop import Progress
 from lofit.training.reference import Pairs
 from lofit.training.settings import Runtime
@@ -25,6 +24,17 @@ if TYPE_CHECKING:
 
 Records = Iterable[Mapping[str, Any] | Record]
 """Dicts of prompt and completion; prompt, chosen and rejected; or prompt, choices and answer. Or `Record`s."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a search scores its candidates on the validation records."""
+
+    metric: Metric
+
+    batch_size: int = 32
+
+    max_new_tokens: int = 16
 
 
 @dataclass

@@ -4,20 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit import methods, rankings
+from lofit import methods
 from lofit.errors import LofitError
 from lofit.fitting.context import Context, Records, at_work, check_heads, make_subject, provenance_of
 from lofit.fitting.effect import refuse_no_effect
-from lofit.fitting.search import candidates, search
-from lofit.fitting.select_heads import by_head, select_heads
+from lofit.fitting.grid import Tune, candidates
+from lofit.fitting.rank_heads import DEFAULT_SHARE, scores_of_heads
+from lofit.fitting.select_heads import select_heads
 from lofit.models.layout import Head
-from lofit.training.subject import Subject
-
-DEFAULT_SHARE = 0.1
-"""Share of a model's heads that are tuned where K is left open: the larger of the paper's two."""
+from lofit.pages import find_page
 
 
 def fit(
@@ -34,7 +31,7 @@ def fit(
     checkpoint: Path | str | None = None,
     scale_settings: Mapping[str, Any] | None = None,
     ranking_settings: Mapping[str, Any] | None = None,
-    tune: Mapping[str, Sequence[Any]] | None = None,
+    tune: Tune | None = None,
     context: Context | None = None,
     **settings: Any,
 ) -> Any:
@@ -83,47 +80,19 @@ def fit(
         k = max(1, round(DEFAULT_SHARE * size)) if k is None else k
         if type(k) is not int or not 1 <= k <= size:
             raise LofitError(f"k: got {k!r}; expected a whole number from 1 to {size}, the heads of the model")
-        scores = rank_heads(subject, ranking or page.RANKING, ranking_settings, scale_settings)
+        scores = scores_of_heads(subject, ranking or page.RANKING, ranking_settings, scale_settings)
         heads = select_heads(scores, k)
     chosen = sorted(heads)
     with at_work(subject, method) as part:
         if tune:
-            adapter, values = search(part, points, lambda some, values: page.fit(some, values, chosen), scoring)
+            # Found by name: only a fit that searches depends on how records are scored.
+            searching = find_page("lofit.fitting", "search", what="page")
+            adapter, values = searching.search(
+                part, points, lambda some, values: page.fit(some, values, chosen), scoring
+            )
         else:
             values = points[0][1]
             adapter = page.fit(part, values, chosen)
         refuse_no_effect(part, adapter)
     adapter.provenance = provenance_of(subject, method, values.model_dump(mode="json"))
     return adapter
-
-
-def rank_heads(
-    subject: Subject,
-    ranking: str,
-    ranking_settings: Mapping[str, Any] | None = None,
-    scale_settings: Mapping[str, Any] | None = None,
-) -> np.ndarray:
-    """Layers x heads scores by a page of `lofit.rankings`; what the page needs for that is made here."""
-    page = rankings.find(ranking)
-    values = page.Settings.of(ranking_settings or {})
-    if page.NEEDS == "other_scales":
-        raise LofitError(f"ranking: got {ranking!r}; expected `heads` in its place, selected on the other task")
-    if scale_settings and page.NEEDS != "scales":
-        raise LofitError(
-            f"scale_settings: got {dict(scale_settings)!r}; expected none for {ranking}, which trains no scales"
-        )
-    given: Any = None
-    if page.NEEDS == "scales":
-        # Found by name: only a ranking that needs step 1 depends on its page.
-        step_1 = rankings.find("scale_norm")
-        with at_work(subject, "train_scales") as part:
-            given = by_head(step_1.train_scales(part, step_1.ScaleSettings.of(scale_settings or {})))
-    elif page.NEEDS == "activations":
-        with at_work(subject, ranking) as part:
-            given = part.collected()
-            # The method may want them, too.
-            subject.activations = given
-    elif page.NEEDS == "subject":
-        with at_work(subject, ranking) as part:
-            return page.rank(part, values, None)
-    return page.rank(subject, values, given)

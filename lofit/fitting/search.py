@@ -1,9 +1,9 @@
 """The search of a small grid of settings on validation records: the best score wins, ties go to the lower loss."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,15 @@ from tqdm import tqdm
 
 from lofit.adapters.base import Adapter
 from lofit.errors import LofitError
+from lofit.fitting.context import Scoring
+from lofit.fitting.grid import Candidate
 from lofit.scoring.metrics import means
 from lofit.scoring.predict import predict, score_table
 from lofit.settings import Settings
 from lofit.storage.files import read_json, write_json
-from lofit.tasks.record import Metric
 from lofit.training.checkpoint import fingerprint
 from lofit.training.loop import Progress
 from lofit.training.subject import Subject, describe, sample
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How candidates are scored on the validation records."""
-
-    metric: Metric
-
-    batch_size: int = 32
-
-    max_new_tokens: int = 16
 
 
 @dataclass(frozen=True)
@@ -46,44 +36,9 @@ class Trial:
     """The task's own loss."""
 
 
-def grid(tune: Mapping[str, Iterable[Any]] | None) -> list[dict[str, Any]]:
-    """Every combination of the values of `tune`, the last key changing fastest; one empty one where there are none.
-
-    Raises:
-        LofitError: a key has no list of different values.
-    """
-    for key, values in (tune or {}).items():
-        if isinstance(values, str | Mapping) or not isinstance(values, Sequence) or not values:
-            raise LofitError(f"tune.{key}: got {values!r}; expected a list of values")
-        if twice := [value for place, value in enumerate(values) if value in list(values)[:place]]:
-            raise LofitError(f"tune.{key}: got {twice[0]!r} twice; expected each once")
-    keys = list(tune or {})
-    return [dict(zip(keys, point, strict=True)) for point in product(*(tune or {}).values())]
-
-
-def candidates(
-    kind: type[Settings], settings: Mapping[str, Any], tune: Mapping[str, Iterable[Any]] | None
-) -> list[tuple[dict[str, Any], Settings]]:
-    """Each point of the grid with the settings that it makes.
-
-    Raises:
-        LofitError: one line for each fault in any of them, each once.
-    """
-    points = grid(tune)
-    made, faults = [], []
-    for point in points:
-        try:
-            made.append((point, kind.of({**settings, **point})))
-        except LofitError as error:
-            faults += str(error).splitlines()
-    if faults:
-        raise LofitError("\n".join(dict.fromkeys(faults)))
-    return made
-
-
 def search(
     subject: Subject,
-    points: Sequence[tuple[dict[str, Any], Settings]],
+    points: Sequence[Candidate],
     fit: Callable[[Subject, Any], Adapter],
     scoring: Scoring,
 ) -> tuple[Adapter, Settings]:
@@ -98,7 +53,7 @@ def search(
     """
     if not subject.val:
         raise LofitError("tune: got a grid, but no validation records (val); expected some to choose by")
-    outer = subject.progress
+    began, outer = time.monotonic(), subject.progress
     best: tuple[tuple[float, float], Adapter, Settings, Progress] | None = None
     trials: list[Trial] = []
     failures: list[str] = []
@@ -123,6 +78,7 @@ def search(
         raise LofitError("\n".join(failures))
     _, adapter, settings, progress = best
     outer.adopt(progress)
+    outer.search_seconds = time.monotonic() - began
     outer.trials = [asdict(trial) for trial in trials]
     return adapter, settings
 

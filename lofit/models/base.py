@@ -63,6 +63,9 @@ class BaseModel:
 
     quantization: str | None = None
 
+    parameters: int = 0
+    """Numbers in its weights, tied ones counted once; 0 where nobody has counted."""
+
     @property
     def commit(self) -> str | None:
         """The revision to ask the hub for; None where the source is a folder."""
@@ -110,6 +113,7 @@ def resolve(
         layout=layout,
         tokenizer_sha256=tokenizer_hash(tokenizer),
         vocabulary=vocabulary_of(model, tokenizer),
+        parameters=sum(weight.numel() for weight in model.parameters()),
         **loading,
     )
 

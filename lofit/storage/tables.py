@@ -15,7 +15,7 @@ Part = tuple[int, int]
 def write_norms(file: Path, folds: Mapping[int, np.ndarray]) -> None:
     """Save the layers x heads norms of each fold as rows of a CSV file: fold, layer, head, norm."""
     rows = (
-        f"{fold},{layer},{head},{norm:.6f}\n"
+        f"{fold},{layer},{head},{norm:.9g}\n"
         for fold, norms in folds.items()
         for (layer, head), norm in np.ndenumerate(norms)
     )

@@ -44,6 +44,9 @@ class Progress:
     seconds: float = 0.0
     """What the steps have taken, those before an interruption included."""
 
+    search_seconds: float = 0.0
+    """Where settings were searched: what all trials have taken, less those that had been made before."""
+
     trials: list[dict] = field(default_factory=list)
     """Where settings were searched: those of each trial, its score and its loss on the validation records."""
 

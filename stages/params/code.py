@@ -23,6 +23,7 @@ NEUTRAL = (
     ),
     "stages.mlflow_row",
     "stages.checkpoints",
+    "stages.costs",
     "stages.keys",
     # Validates what the plan holds.
     "stages.params",

@@ -8,11 +8,26 @@ from pydantic import ValidationError
 
 from lofit import methods, rankings
 from lofit.errors import LofitError
+from lofit.fitting.grid import grid
 from lofit.settings import Settings, faults_in
 from stages.params.schema import Evaluate, Params, SelectHeads
 
 FIT_ARGUMENTS = ("k", "ranking", "ranking_settings", "scale_settings")
 """Keys of a baseline's block `fit` that are no settings of the method, but arguments of `lofit.fit`."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a row is fitted on a task."""
+
+    settings: dict[str, Any]
+    """Those that are not searched, with every default filled in."""
+
+    tune: dict[str, list[Any]]
+    """Those that are, with their values."""
+
+    candidates: tuple[Settings, ...]
+    """What they make together: one, or all the points of the grid."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +77,10 @@ def selection(params: Params, task: str, row: str) -> Selection:
     return Selection(block.k, block.ranking, settings, page)
 
 
-def tune_bias(params: Params, task: str, row: str) -> Settings:
-    """The settings of step 2."""
+def tune_bias(params: Params, task: str, row: str) -> Fit:
+    """How the offsets of a row of LoFiT are tuned."""
     page = methods.find("lofit")
-    return validated(page.Settings, merged(params, task, row, "tune_bias"), params, task, row, "tune_bias")
+    return searched(page.Settings, merged(params, task, row, "tune_bias"), params, task, row, "tune_bias")
 
 
 def evaluate(params: Params, task: str, row: str) -> Evaluate:
@@ -73,14 +88,38 @@ def evaluate(params: Params, task: str, row: str) -> Evaluate:
     return validated(Evaluate, merged(params, task, row, "evaluate"), params, task, row, "evaluate")
 
 
-def fit(params: Params, task: str, row: str) -> tuple[Settings, dict[str, Any]]:
-    """A baseline's settings on a task, and the other arguments of `lofit.fit`."""
+def fit(params: Params, task: str, row: str) -> tuple[Fit, dict[str, Any]]:
+    """How a row that is no LoFiT is fitted on a task, and the other arguments of `lofit.fit`."""
     block = params.methods[row]
     values = {**(block.fit or {}), **block.tasks.get(task, {})}
     page = methods.find(block.kind)
     arguments = {key: values.pop(key) for key in FIT_ARGUMENTS if key in values}
     check_arguments(arguments, page.RANKING, f"methods.{row}.fit")
-    return validated(page.Settings, values, params, task, row, "fit", also=FIT_ARGUMENTS), arguments
+    return searched(page.Settings, values, params, task, row, "fit", also=FIT_ARGUMENTS), arguments
+
+
+def searched(
+    kind: type[Settings],
+    values: dict[str, Any],
+    params: Params,
+    task: str,
+    row: str,
+    block: str,
+    *,
+    also: tuple[str, ...] = (),
+) -> Fit:
+    """`values` as a `kind`, at every point of the row's grid."""
+    tune = params.methods[row].tune or {}
+    try:
+        points = grid(tune)
+    except LofitError as error:
+        raise LofitError(f"methods.{row}.{error}") from None
+    if unknown := sorted(set(tune) - set(kind.model_fields)):
+        known = ", ".join(kind.model_fields) or "no key at all"
+        raise LofitError(f"methods.{row}.tune.{unknown[0]}: unknown key; expected {known}")
+    made = [validated(kind, {**values, **point}, params, task, row, block, also=also) for point in points]
+    fixed = made[0].model_dump(mode="json", exclude=set(tune))
+    return Fit(fixed, {key: list(values) for key, values in tune.items()}, tuple(made))
 
 
 def check_arguments(arguments: dict[str, Any], default: str | None, place: str) -> None:
@@ -128,6 +167,12 @@ def validated(
     lines = []
     for fault in faults:
         key = fault.split(":")[0].split(".")[0]
-        place = f"methods.{row}.fit" if block == "fit" else block_key(params, task, row, block, key).rpartition(".")[0]
+        place = (
+            f"methods.{row}.tune"
+            if key in (params.methods[row].tune or {}) and block in ("fit", "tune_bias")
+            else f"methods.{row}.fit"
+            if block == "fit"
+            else block_key(params, task, row, block, key).rpartition(".")[0]
+        )
         lines.append(f"{place}.{fault}")
     raise LofitError("\n".join(lines))

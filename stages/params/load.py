@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from pydantic import ValidationError
 
-from lofit import methods
+from lofit import methods, rankings
 from lofit.errors import LofitError
 from lofit.pages import find_page, page_names
 from lofit.settings import faults_in
@@ -140,7 +141,7 @@ def run_faults(params: Params) -> Iterator[str]:
         if lofit_row and kind != "lofit":
             yield f"run: got {row!r}, of kind {kind}, among the rows of LoFiT; expected it in run.baselines"
             continue
-        blocks = ("select_heads", "tune_bias", "evaluate") if lofit_row else ("fit", "evaluate")
+        blocks = ("select_heads", "tune_bias", "tune", "evaluate") if lofit_row else ("fit", "tune", "evaluate")
         missing = [block for block in blocks if getattr(params.methods[row], block) is None]
         # DVC reads each of them, and stops at a key that is not there.
         yield from (
@@ -148,16 +149,50 @@ def run_faults(params: Params) -> Iterator[str]:
         )
         others = {"fit", "tasks"} if lofit_row else {"select_heads", "tune_bias"}
         for block in sorted(block for block in others if getattr(params.methods[row], block)):
-            place = "run.baselines" if not lofit_row else "the rows of LoFiT"
+            place = "rows that are no LoFiT" if not lofit_row else "the rows of LoFiT"
             yield f"methods.{row}.{block}: got a block; expected none for {place}, where nothing reads it"
+        if not lofit_row:
+            yield from list_faults(params, row)
         for task in tasks:
             yield from cell_faults(params, task, row)
+    yield from comparison_faults(params)
+
+
+def list_faults(params: Params, row: str) -> Iterator[str]:
+    """A row that is no LoFiT stands among those that look at activations, or it does not."""
+    page = methods.find(params.methods[row].kind)
+    ranking = (params.methods[row].fit or {}).get("ranking") or page.RANKING
+    pages = [page, *([rankings.find(ranking)] if ranking in rankings.names() else [])]
+    reads = any(getattr(found, "NEEDS", None) == "activations" for found in pages)
+    expected = "readers" if reads else "baselines"
+    if row not in getattr(params.run, expected):
+        what = "looks at activations" if reads else "looks at no activations"
+        yield f"run: got {row!r}, which {what}; expected it in run.{expected}"
+
+
+def comparison_faults(params: Params) -> Iterator[str]:
+    """Rows that are to be compared and are none, and rows that are searched more than others."""
+    run = params.run
+    if run.comparisons is not None:
+        named = {"reference": [run.comparisons.reference], "rows": run.comparisons.rows}
+        for key, row in ((key, row) for key, rows in named.items() for row in rows):
+            if row not in run.rows:
+                yield f"run.comparisons.{key}: got {row!r}; expected {', '.join(run.rows)}"
+        if run.comparisons.reference in run.comparisons.rows:
+            yield f"run.comparisons.rows: got {run.comparisons.reference!r}, the reference; expected other rows"
+    searched = {row: tune for row in run.rows if row in params.methods and (tune := params.methods[row].tune)}
+    sizes = {row: prod(len(values) for values in tune.values()) for row, tune in searched.items()}
+    first = next(iter(sizes), None)
+    for row, size in sizes.items():
+        if first is not None and size != sizes[first]:
+            # More tries on the validation split are an advantage of their own.
+            yield f"methods.{row}.tune: got {size} configurations; expected {sizes[first]}, as methods.{first} has"
 
 
 def cell_faults(params: Params, task: str, row: str) -> Iterator[str]:
     """What is wrong with the settings that a row sees on a task."""
     readers: list[Callable] = [effective.evaluate]
-    if row in params.run.baselines:
+    if row in params.run.fitted_rows:
         readers.append(effective.fit)
     elif params.tasks[task].select_heads and params.tasks[task].tune_bias:
         readers.append(effective.tune_bias)
@@ -169,6 +204,16 @@ def cell_faults(params: Params, task: str, row: str) -> Iterator[str]:
             yield from str(error).splitlines()
 
 
+PLACES: dict[str | None, tuple[str, ...]] = {
+    "scales": ("methods",),
+    "other_scales": ("transfers",),
+    "subject": ("measured",),
+    "activations": ("probed",),
+    None: ("controls", "methods"),
+}
+"""Which lists a row of LoFiT may stand in, by what its ranking needs."""
+
+
 def selection_faults(params: Params, task: str, row: str) -> Iterator[str]:
     """What is wrong with a choice of heads: its settings, or the list that its row stands in."""
     try:
@@ -178,7 +223,7 @@ def selection_faults(params: Params, task: str, row: str) -> Iterator[str]:
         return
     run, key = params.run, effective.block_key(params, task, row, "select_heads", "ranking")
     group = next(group for group in GROUPS if row in getattr(run, group))
-    groups = {"scales": ("methods",), "other_scales": ("transfers",), None: ("controls", "methods")}[chosen.page.NEEDS]
+    groups = PLACES[chosen.page.NEEDS]
     if group not in groups:
         yield f"run.{group}: got {row!r}, whose ranking is {chosen.ranking}; expected it in run.{groups[0]}"
     if chosen.page.NEEDS == "other_scales":

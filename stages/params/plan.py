@@ -39,7 +39,11 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
         for task, block in params.tasks.items()
         if task in run.tasks
     }
-    settings = {"model": model.name, "tasks": tasks, "seeds": run.seeds, "rows": run.rows, "lofit_rows": run.lofit_rows}
+    settings = {
+        **{"model": model.name, "tasks": tasks, "seeds": run.seeds, "rows": run.rows, "lofit_rows": run.lofit_rows},
+        "comparisons": run.comparisons and run.comparisons.model_dump(),
+        "kinds": {row: params.methods[row].kind for row in run.rows},
+    }
     baseline = next((row for row in run.baselines if params.methods[row].kind == "none"), None)
     # The cards of adapters are made here.
     code = code_hash("stages.report", "lofit.adapters.card")
@@ -73,13 +77,18 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
     # Step 1 is for the rows whose heads come from it.
     needed = bool(run.methods or run.transfers)
     yield ("train_scales", task), {"needed": needed, "settings": scales, "code": code_hash("stages.train_scales")}
+    read = {"needed": bool(run.readers or run.probed), "seed": block.preprocess.seed, "folds": block.preprocess.folds}
+    yield ("collect_activations", task), {**read, "code": code_hash("stages.collect_activations")}
 
 
 def lengths(params: Params, task: str) -> dict[str, int]:
     """The longest example that every row of a task can train on, and the longest answer of a row; in tokens."""
     run, block = params.run, params.tasks[task]
-    trained = [block.train_scales, *(effective.tune_bias(params, task, row) for row in run.lofit_rows)]
-    trained += [effective.fit(params, task, row)[0] for row in run.baselines]
+    trained: list[Any] = [block.train_scales]
+    for row in run.lofit_rows:
+        trained += effective.tune_bias(params, task, row).candidates
+    for row in run.fitted_rows:
+        trained += effective.fit(params, task, row)[0].candidates
     limits = [limit for settings in trained if (limit := getattr(settings, "max_length", None)) is not None]
     answers = [effective.evaluate(params, task, row).max_new_tokens for row in run.rows]
     return {"max_length": min(limits), "new_tokens": max(answers)}
@@ -88,38 +97,63 @@ def lengths(params: Params, task: str) -> dict[str, int]:
 def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, ...], Plan]]:
     """The cells of a row on a task."""
     folds = params.tasks[task].preprocess.folds
-    if row in params.run.baselines:
+    scoring = effective.evaluate(params, task, row).model_dump()
+    if row in params.run.fitted_rows:
         page = params.methods[row].kind
-        settings, arguments = effective.fit(params, task, row)
+        fit, arguments = effective.fit(params, task, row)
         pages = [f"lofit.methods.{page}", *ranking_pages(methods.find(page).RANKING, arguments)]
+        reads = row in params.run.readers
+        pages += ["lofit.training.activations"] if reads else []
         yield (
             ("fit_baseline", task, row),
             {
                 "method": page,
                 "folds": folds,
                 "arguments": arguments,
-                "settings": settings.model_dump(mode="json"),
-                "code": code_hash("stages.fit_baseline", *pages),
+                "reads_activations": reads,
+                **search_plan(fit, scoring),
+                "code": code_hash("stages.fit_baseline", *pages, *search_pages(fit)),
             },
         )
     else:
         chosen = effective.selection(params, task, row)
+        measured = chosen.page.NEEDS in ("subject", "activations")
+        if measured:
+            settings = chosen.settings.model_dump(mode="json")
+            read = ["lofit.training.activations"] if chosen.page.NEEDS == "activations" else []
+            code = code_hash("stages.measure_heads", chosen.page.__name__, *read)
+            plan = {"ranking": chosen.ranking, "settings": settings, "folds": folds, "code": code}
+            yield ("measure_heads", task, row), plan
         yield (
             ("select_heads", task, row),
             {
                 "k": chosen.k,
                 "ranking": chosen.ranking,
-                "settings": chosen.settings.model_dump(mode="json"),
+                "settings": {} if measured else chosen.settings.model_dump(mode="json"),
+                "measured": measured,
                 "folds": folds,
                 "files": files_hash(getattr(chosen.settings, "file", "")),
-                "code": code_hash("stages.select_heads", chosen.page.__name__),
+                "code": code_hash("stages.select_heads", *([] if measured else [chosen.page.__name__])),
             },
         )
-        settings = effective.tune_bias(params, task, row)
-        code = code_hash("stages.tune_bias")
-        yield ("tune_bias", task, row), {"settings": settings.model_dump(mode="json"), "code": code}
-    scoring = effective.evaluate(params, task, row).model_dump()
-    yield ("evaluate", task, row), {"settings": scoring, "code": code_hash("stages.evaluate")}
+        fit = effective.tune_bias(params, task, row)
+        code = code_hash("stages.tune_bias", *search_pages(fit))
+        yield ("tune_bias", task, row), {**search_plan(fit, scoring), "code": code}
+    files = files_hash(scoring["drift"] or "")
+    yield ("evaluate", task, row), {"settings": scoring, "files": files, "code": code_hash("stages.evaluate")}
+
+
+def search_plan(fit: effective.Fit, scoring: dict[str, Any]) -> Plan:
+    """The settings of a fit; where some are searched, also which ones, and how they are scored."""
+    if not fit.tune:
+        return {"settings": fit.settings}
+    scored = {key: scoring[key] for key in ("batch_size", "max_new_tokens")}
+    return {"settings": fit.settings, "tune": fit.tune, "scoring": scored}
+
+
+def search_pages(fit: effective.Fit) -> list[str]:
+    """The code that only a search runs."""
+    return ["lofit.fitting.search"] if fit.tune else []
 
 
 def files_hash(place: str) -> str | None:

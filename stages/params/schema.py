@@ -13,14 +13,28 @@ from lofit.rankings.scale_norm import ScaleSettings
 from lofit.settings import Count, Name, Seed, Settings, Text
 from lofit.tasks.record import Options, Source
 
-GROUPS = ("baselines", "methods", "controls", "transfers")
+GROUPS = ("baselines", "readers", "methods", "measured", "probed", "transfers", "controls")
 """The lists of rows in `run`, in the order in which the report shows them."""
+
+LOFIT_GROUPS = ("methods", "measured", "probed", "transfers", "controls")
+"""Those of LoFiT's rows, which tune offsets of heads."""
+
+
+class Comparisons(Settings):
+    """Differences that the report tests, by a paired bootstrap over questions; p-values are corrected for all of them
+    together (Holm)."""
+
+    reference: Name
+    """The row to compare with."""
+
+    rows: Annotated[list[Name], Field(min_length=1)]
+    """The rows that are compared with it, on every task."""
 
 
 class Run(Settings):
     """What `dvc repro` computes: every task, with every seed, by every row.
 
-    The four lists of rows say what a row waits for, which DVC has to know before anything runs.
+    The lists of rows say what a row waits for, which DVC has to know before anything runs.
     """
 
     name: Name = "demo"
@@ -33,8 +47,17 @@ class Run(Settings):
     baselines: list[Name]
     """Rows that are no LoFiT: they wait for data and model only."""
 
+    readers: list[Name]
+    """Rows that are no LoFiT and look at activations, such as ITI."""
+
     methods: list[Name]
     """Rows of LoFiT at heads that step 1 has chosen."""
+
+    measured: list[Name]
+    """Rows of LoFiT at heads that another training, or gradients, have chosen."""
+
+    probed: list[Name]
+    """Rows of LoFiT at heads that probes of activations have chosen."""
 
     controls: list[Name]
     """Rows of LoFiT at heads chosen without step 1, such as random ones."""
@@ -42,15 +65,23 @@ class Run(Settings):
     transfers: list[Name]
     """Rows of LoFiT at heads that step 1 has chosen on another task."""
 
+    comparisons: Comparisons | None = None
+    """Which rows the report compares with which one, decided before anything has run; null for none."""
+
     @property
     def rows(self) -> list[str]:
         """All rows, in the order in which the report shows them."""
-        return [*self.baselines, *self.methods, *self.controls, *self.transfers]
+        return [row for group in GROUPS for row in getattr(self, group)]
 
     @property
     def lofit_rows(self) -> list[str]:
         """The rows that tune offsets of heads."""
-        return [*self.methods, *self.controls, *self.transfers]
+        return [row for group in LOFIT_GROUPS for row in getattr(self, group)]
+
+    @property
+    def fitted_rows(self) -> list[str]:
+        """The rows that are no LoFiT."""
+        return [*self.baselines, *self.readers]
 
 
 class Model(Settings):
@@ -101,6 +132,10 @@ class Evaluate(Settings):
     max_new_tokens: Count = 16
     """Length of a generated answer, in tokens."""
 
+    drift: Text | None = None
+    """A text file below data/: how much the tuned model departs from the base on text that is none of the task's, as
+    cross-entropy and KL divergence per token. Null: not measured."""
+
 
 class Task(Settings):
     """A task, a block for each stage."""
@@ -127,6 +162,9 @@ class Row(Settings):
 
     tasks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Baselines: what differs from `fit` on some tasks."""
+
+    tune: dict[str, list[Any]] | None = None
+    """Settings to search on the validation split, each with its values; {} for none."""
 
     select_heads: dict[str, Any] | None = None
     tune_bias: dict[str, Any] | None = None
