@@ -120,16 +120,18 @@ def take_comment(node: Any) -> Any:
     """Take off what follows `node`: ruamel hangs it on the last value inside, the next block's heading comment too."""
     if (place := last_entry(node)) is None:
         return None
-    entry = place[0].ca.items.pop(place[1], None)
-    return entry and entry[SLOT[type(place[0])]]
+    entry, slot = place[0].ca.items.get(place[1]), SLOT[type(place[0])]
+    # Beside it may be what stands above the key.
+    comment = entry and entry[slot]
+    if entry:
+        entry[slot] = None
+    return comment
 
 
 def put_comment(node: Any, comment: Any) -> None:
     """Hang a comment after `node` again."""
     if comment is not None and (place := last_entry(node)) is not None:
-        entry = [None, None, None, None]
-        entry[SLOT[type(place[0])]] = comment
-        place[0].ca.items[place[1]] = entry
+        place[0].ca.items.setdefault(place[1], [None, None, None, None])[SLOT[type(place[0])]] = comment
 
 
 def leaves(block: dict, prefix: str = "") -> dict[str, Any]:

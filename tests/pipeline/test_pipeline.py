@@ -282,7 +282,7 @@ def test_draws_are_a_number_and_one_more_trains_itself_alone(project, edit):
 def test_the_other_rankings_run(project, edit):
     edit("run.methods", ["lofit", "same_layers"])
     edit("run.transfers", ["theirs"])
-    rest = {"tune_bias": {}, "evaluate": {}}
+    rest = {"tune_bias": {}, "tune": {}, "evaluate": {}}
     edit("methods.same_layers", {"kind": "lofit", "select_heads": {"ranking": "random_same_layers"}, **rest})
     edit("methods.theirs", {"kind": "lofit", "select_heads": {"ranking": "from_task", "task": "clutrr"}, **rest})
     project.repro()
@@ -297,7 +297,7 @@ def test_a_method_of_ones_own_is_one_file_and_one_row(project, edit):
     page.write_text(OWN_METHOD)
     try:
         edit("run.baselines", ["base", "mine"])
-        edit("methods.mine", {"kind": "mine", "fit": {"k": 2, "strength": 0.5}, "evaluate": {}})
+        edit("methods.mine", {"kind": "mine", "fit": {"k": 2, "strength": 0.5}, "tune": {}, "evaluate": {}})
         stages = project.repro()
         assert {stage.split("@")[0] for stage in stages} == {"check", "fit_baseline", "evaluate_baseline", "report"}
         assert {stage.rpartition("-")[2] for stage in stages if "@" in stage} == {"mine"}

@@ -36,11 +36,16 @@ def test_a_key_left_out_takes_its_default(raw):
 
 
 def test_a_row_overrides_single_keys_of_the_blocks_of_a_task(raw):
-    blocks = {"select_heads": {"k": 7}, "tune_bias": {"lr": 0.5, "epochs": 1}, "evaluate": {"batch_size": 2}}
+    blocks = {
+        "select_heads": {"k": 7},
+        "tune_bias": {"lr": 0.5, "epochs": 1},
+        "tune": {},
+        "evaluate": {"batch_size": 2},
+    }
     raw["methods"]["mine"] = {"kind": "lofit", **blocks}
     raw["run"]["methods"].append("mine")
     params = validate(raw)
-    mine, plain = (effective.tune_bias(params, "mquake", row) for row in ("mine", "lofit"))
+    mine, plain = (effective.tune_bias(params, "mquake", row).candidates[0] for row in ("mine", "lofit"))
     assert (mine.lr, mine.epochs, mine.batch_size) == (0.5, 1, plain.batch_size)
     assert plain == params.tasks["mquake"].tune_bias
     chosen = effective.selection(params, "mquake", "mine")
@@ -58,10 +63,16 @@ def test_a_row_that_ranks_otherwise_does_not_get_the_settings_of_the_tasks_ranki
 
 def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
     fit = {"k": 2, "ranking": "random", "lr": 0.2}
-    raw["methods"]["other"] = {"kind": "lofit", "fit": fit, "tasks": {"mquake": {"lr": 0.3}}, "evaluate": {}}
+    raw["methods"]["other"] = {
+        "kind": "lofit",
+        "fit": fit,
+        "tasks": {"mquake": {"lr": 0.3}},
+        "tune": {},
+        "evaluate": {},
+    }
     raw["run"]["baselines"].append("other")
     params = validate(raw)
-    assert [effective.fit(params, task, "other")[0].lr for task in ("mquake", "clutrr")] == [0.3, 0.2]
+    assert [effective.fit(params, task, "other")[0].settings["lr"] for task in ("mquake", "clutrr")] == [0.3, 0.2]
     assert effective.fit(params, "mquake", "other")[1] == {"k": 2, "ranking": "random"}
 
 
@@ -262,7 +273,11 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
             "methods.lofit.tune_bias: missing; expected a block, {}",
         ),
         ("methods.base.fit", None, "methods.base.fit: missing; expected a block, {} where nothing differs"),
-        ("methods.base.tune_bias", {"lr": 0.1}, "methods.base.tune_bias: got a block; expected none for run.baselines"),
+        (
+            "methods.base.tune_bias",
+            {"lr": 0.1},
+            "methods.base.tune_bias: got a block; expected none for rows that are no LoFiT",
+        ),
         ("methods.lofit.fit", {"lr": 0.1}, "methods.lofit.fit: got a block; expected none for the rows of LoFiT"),
         ("methods.base.fit", {"lr": 0.1}, "methods.base.fit.lr: unknown key; expected k, ranking, "),
         ("methods.lofit.kind", "none", "run: got 'lofit', of kind none, among the rows of LoFiT"),
@@ -315,3 +330,58 @@ def faults(raw):
     with pytest.raises(LofitError) as refusal:
         validate(raw)
     return str(refusal.value).split("\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"methods.lofit.tune": {"lr": [0.1, -1]}}, "methods.lofit.tune.lr: got -1; expected greater than 0"),
+        ({"methods.lofit.tune": {"lr": []}}, "methods.lofit.tune.lr: got []; expected a list of values"),
+        ({"methods.lofit.tune": {"lr": 0.1}}, "methods.lofit.tune.lr: got 0.1; expected a list"),
+        ({"methods.lofit.tune": {"lr": [0.1, 0.1]}}, "methods.lofit.tune.lr: got 0.1 twice; expected each once"),
+        ({"methods.lofit.tune": {"rate": [0.1]}}, "methods.lofit.tune.rate: unknown key; expected lr, epochs"),
+        ({"methods.base.tune": {"lr": [0.1]}}, "methods.base.tune.lr: unknown key; expected no key at all"),
+        ({"methods.lofit.tune": None}, "methods.lofit.tune: missing; expected a block, {} where nothing differs"),
+        (
+            {"methods.lofit.tune": {"lr": [0.1, 0.2]}, "methods.random_heads.tune": {"lr": [0.1]}},
+            "methods.random_heads.tune: got 1 configurations; expected 2, as methods.lofit has",
+        ),
+        (
+            {"run.comparisons": {"reference": "best", "rows": ["base"]}},
+            "run.comparisons.reference: got 'best'; expected base, lofit, random_heads",
+        ),
+        (
+            {"run.comparisons": {"reference": "lofit", "rows": ["lofit"]}},
+            "run.comparisons.rows: got 'lofit', the reference; expected other rows",
+        ),
+        (
+            {"run.comparisons": {"reference": "lofit", "rows": []}},
+            "run.comparisons.rows: got []; expected at least one entry",
+        ),
+        (
+            {"methods.lofit.select_heads": {"ranking": "gradient"}},
+            "run.methods: got 'lofit', whose ranking is gradient; expected it in run.measured",
+        ),
+        (
+            {"methods.lofit.select_heads": {"ranking": "probe"}},
+            "run.methods: got 'lofit', whose ranking is probe; expected it in run.probed",
+        ),
+        (
+            {"methods.base": {"kind": "iti", "fit": {}, "tune": {}, "evaluate": {}}},
+            "run: got 'base', which looks at activations; expected it in run.readers",
+        ),
+    ],
+)
+def test_searches_comparisons_and_lists_are_checked(raw, changes, fault):
+    for key, value in changes.items():
+        put(raw, key, value)
+    told = faults(raw)
+    assert [line for line in told if line.startswith(f"params.yaml: {fault}")], told
+
+
+def test_a_search_keeps_what_is_fixed_apart_from_what_is_searched(raw):
+    put(raw, "methods.lofit.tune", {"lr": [0.2, 0.4], "epochs": [1, 2]})
+    fit = effective.tune_bias(validate(raw), "mquake", "lofit")
+    assert fit.tune == {"lr": [0.2, 0.4], "epochs": [1, 2]}
+    assert not {"lr", "epochs"} & set(fit.settings) and fit.settings["batch_size"] == 8
+    assert [(one.lr, one.epochs) for one in fit.candidates] == [(0.2, 1), (0.2, 2), (0.4, 1), (0.4, 2)]

@@ -79,7 +79,7 @@ def test_hyperparameters_are_the_papers(params, name):
     presets.apply(params, ROOT / "presets" / f"{name}.yaml")
     made = load(params)
     for task, figures in OF_THE_PAPER[name].items():
-        scales, offsets = made.tasks[task].train_scales, effective.tune_bias(made, task, "lofit_3pct")
+        scales, (offsets,) = made.tasks[task].train_scales, effective.tune_bias(made, task, "lofit_3pct").candidates
         chosen = effective.selection(made, task, "lofit_3pct")
         assert (scales.lr, scales.l1, offsets.lr, chosen.k) == figures
         assert {scales.epochs, offsets.epochs} == {5}
@@ -91,7 +91,7 @@ def test_hyperparameters_are_the_papers(params, name):
 def test_comments_stay_above_what_they_speak_of(params, preset):
     file = preset(
         "run: {tasks: [mquake], methods: [wide]}\nmodel: {world: 3}\n"
-        "methods: {wide: {kind: lofit, select_heads: {}, tune_bias: {}, evaluate: {}}}\n"
+        "methods: {wide: {kind: lofit, select_heads: {}, tune_bias: {}, tune: {}, evaluate: {}}}\n"
     )
     before = params.read_text()
     presets.apply(params, file)
