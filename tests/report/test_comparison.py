@@ -70,6 +70,15 @@ def test_equal_scores_differ_by_nothing_with_p_one():
     assert (found.difference, found.low, found.high, found.p, found.corrected_p) == (0, 0, 0, 1, 1)
 
 
+def test_a_difference_that_all_records_share_has_no_spread_however_folds_fall():
+    def made(value):
+        return Cell({(1, 0): {"em": np.full(30, value)}, (1, 1): {"em": np.full(7, value)}}, {}, 8)
+
+    found = one({"lofit": [made(0.25)], "other": [made(5.25)]}, resamples=500)
+    assert (found.difference, found.low, found.high) == pytest.approx((5, 5, 5))
+    assert found.p == 1 / 501
+
+
 def test_a_planted_difference_is_found_though_records_differ_by_more():
     generator = np.random.default_rng(3)
     scores = generator.random(300) * 10

@@ -113,6 +113,10 @@ def test_each_piece_is_a_prompt_for_an_adapter_that_acts_at_some_positions(model
     assert drift(model, tokenizer, NEUTRAL, last, rows=3, length=16) == {"ce": 0.0, "kl": 0.0}
     assert last.seen == [(16, 16)] * 3
     assert drift(model, tokenizer, NEUTRAL, first, rows=3, length=16)["kl"] > 0.01
+    # A last piece of 9 tokens is padded to 16 when they are read together: positions are those of the tokens.
+    text = tokenizer.decode(tokenizer(NEUTRAL)["input_ids"][:25])
+    alone, together = (drift(model, tokenizer, text, first, length=16, batch_size=size) for size in (1, 2))
+    assert first.seen[-2:] == [(16, 16), (9, 9)] and alone == pytest.approx(together, abs=2e-6)
 
 
 def test_pieces_follow_each_other_from_the_beginning_of_the_text(model, tokenizer):
