@@ -8,7 +8,7 @@ from itertools import groupby
 
 from benchmarks.cost import Limits
 from benchmarks.measure import Row, Series, growth_repeats
-from lofit.report.table import aligned
+from lofit.report.markdown import aligned
 
 HEADER = ("median ms", "lowest to highest", "ratio", "matrix GFLOP", "matrix GB", "peak MB", "% of limit", "difference")
 LEGEND = """\

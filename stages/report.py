@@ -6,6 +6,7 @@ from typing import Any
 
 from lofit.report import plots, table
 from lofit.report.paper import compare_with_paper, read_figures
+from lofit.report.rows import Cell, Row, primary_rows, rows_of_task
 from lofit.storage.files import read_json, write_whole
 from lofit.storage.tables import read_norms, read_ranking, read_scores
 from stages import paths
@@ -46,16 +47,16 @@ The paper's figures for this model, quoted from their source, and ours under the
 def report(run: Run) -> None:
     plan = read_plan("report")
     settings, out = plan["settings"], paths.reports_folder(run)
-    rows: list[table.Row] = []
+    rows: list[Row] = []
     for task in settings["tasks"]:
         cells = {row: [read_cell(run, task, seed, row) for seed in settings["seeds"]] for row in settings["rows"]}
-        rows += table.rows_of_task(task, cells, baseline=plan["baseline"])
+        rows += rows_of_task(task, cells, baseline=plan["baseline"])
         for row in settings["rows"]:
             for seed in settings["seeds"]:
                 release(task, seed, row, settings["tasks"][task]["split"])
 
     framed = next(iter(settings["lofit_rows"]), None)
-    plots.save(plots.score_bars(table.primary_rows(rows)), out / "scores.png")
+    plots.save(plots.score_bars(primary_rows(rows)), out / "scores.png")
     grids = [norms for task in settings["tasks"] if (norms := grid(settings, task, framed))]
     picture = plots.heat_maps(grids) if grids else plots.message("No row needs step 1, so it was not run.")
     plots.save(picture, out / "scale_norms.png")
@@ -76,10 +77,10 @@ def report(run: Run) -> None:
     write_whole(out / "summary.md", summary)
 
 
-def read_cell(run: str, task: str, seed: int, row: str) -> table.Cell:
+def read_cell(run: str, task: str, seed: int, row: str) -> Cell:
     folder = paths.metrics_folder(run, task, seed, row)
     fitted = next(file for name in ("tune_bias", "fit_baseline") if (file := folder / f"{name}.json").exists())
-    return table.Cell(
+    return Cell(
         read_scores(paths.scores_file(task, seed, row)),
         read_ranking(paths.heads_file(task, seed, row)),
         read_json(fitted)["trained_parameters"],
@@ -95,7 +96,7 @@ def release(task: str, seed: int, row: str, split: str) -> None:
     write_release(paths.RELEASE / task / str(seed) / row, scores, split, task, seed, row)
 
 
-def averaged_dimensions(settings: dict[str, Any], rows: list[table.Row]) -> str:
+def averaged_dimensions(settings: dict[str, Any], rows: list[Row]) -> str:
     """What a score is a mean over."""
     dimensions = ["questions"]
     dimensions += ["folds"] * any(len(task["folds"]) > 1 for task in settings["tasks"].values())
@@ -104,7 +105,7 @@ def averaged_dimensions(settings: dict[str, Any], rows: list[table.Row]) -> str:
     return " and ".join([", ".join(dimensions[:-1]), dimensions[-1]]) if len(dimensions) > 1 else dimensions[0]
 
 
-def paper_section(settings: dict[str, Any], rows: list[table.Row]) -> str:
+def paper_section(settings: dict[str, Any], rows: list[Row]) -> str:
     """The paper's figures for this model next to ours; nothing where there are none."""
     found = read_figures(paths.PAPER, settings["model"])
     if not found:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lofit.report.table import Row, aligned
+from lofit.report.markdown import aligned
+from lofit.report.rows import Row
 
 MEAN_OF = (("truthfulqa", "mc1"), ("truthfulqa", "mc2"), ("mquake", "exact_match"), ("clutrr", "exact_match"))
 """The kinds of task and their metrics that make up the paper's mean over tasks, `all`."""

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lofit.report.paper import MEAN_OF, PaperFigure, compare_with_paper, read_figures
-from lofit.report.table import Row
+from lofit.report.rows import Row
 
 PRESETS = Path(__file__).parents[2] / "presets"
 FILE = PRESETS / "paper.csv"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lofit.report.table import RESAMPLES, Cell, interval, record_weights, rows_of_task
+from lofit.report.rows import RESAMPLES, Cell, Facts, interval, record_weights, rows_of_task
 
 HEADS = [(3, 1), (0, 7)]
 EVEN = np.full(3000, 1 / 3000)
@@ -135,6 +135,32 @@ def test_rows_come_metric_by_metric_and_within_a_metric_in_the_order_of_the_meth
         ("mc1", "base"),
     ]
     assert rows[0].score == pytest.approx(scores[0].mean()) and rows[2].score == pytest.approx(scores[1].mean())
+
+
+# ------------------------------------------------------------------------------------------- what else is measured
+
+
+def test_a_row_says_what_its_cells_say_and_its_share_of_the_model(scores):
+    facts = Facts("heads", "head outputs", "all", "o_proj bias", 30, 420, 9)
+    tuned = Cell({(1, 0): {"em": scores[0]}}, {}, 24, facts)
+    (row,) = rows_of_task("mquake", {"lofit": [tuned]}, baseline=None, model_size=4800)
+    assert (row.facts, row.share, row.numbers) == (facts, 0.5, 30)
+    (plain,) = rows_of_task("mquake", {"lofit": [cell(scores[0])]}, baseline=None)
+    assert (plain.facts, plain.share, plain.numbers) == (Facts(), None, 24)
+
+
+def test_drift_is_a_mean_over_seeds_draws_and_folds_and_unknown_where_a_part_was_not_measured(scores):
+    parts = [(1, 0), (2, 0)]
+
+    def made(*values):
+        drift = {part: {"ce": ce, "kl": kl} for part, (ce, kl) in zip(parts, values, strict=False)}
+        return Cell({part: {"em": scores[0]} for part in parts}, {}, 24, drift=drift)
+
+    cells = [made((0.1, 0.2), (-0.3, 0.4)), made((0.5, 0.6), (0.1, 0.8))]
+    (row,) = rows_of_task("mquake", {"lofit": cells}, baseline=None)
+    assert (row.ce, row.kl) == pytest.approx((0.1, 0.5))
+    (some,) = rows_of_task("mquake", {"lofit": [cells[0], made((0.5, 0.6))]}, baseline=None)
+    assert (some.ce, some.kl) == (None, None)
 
 
 # --------------------------------------------------------------------------------------------------- several draws
