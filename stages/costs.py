@@ -14,6 +14,9 @@ from lofit.storage.files import read_json, write_json
 from lofit.training.loop import Progress
 from stages import paths
 
+STEP_1 = "step_1"
+"""In place of a row: step 1 serves all rows of a task."""
+
 
 def write_costs(stage: str, task: str, seed: int, row: str, parts: Iterable[Progress], draws: int = 1) -> dict:
     """Note what the parts of a cell have taken: seconds for one draw of heads, and the process's peak of memory."""
@@ -21,8 +24,8 @@ def write_costs(stage: str, task: str, seed: int, row: str, parts: Iterable[Prog
     figures = {
         "seconds": round(sum(part.seconds for part in known) / draws, 2),
         "search_seconds": round(sum(part.search_seconds for part in known) / draws, 2),
-        "host_gb": round(peak_host_gb(), 3),
-        "device_gb": peak_device_gb(),
+        "host_bytes": peak_host_bytes(),
+        "device_bytes": peak_device_bytes(),
     }
     write_json(costs_file(stage, task, seed, row), figures)
     return figures
@@ -32,21 +35,41 @@ def costs_file(stage: str, task: str, seed: int, row: str) -> Path:
     return paths.ARTIFACTS / "costs" / task / str(seed) / row / f"{stage}.json"
 
 
+def cost_of_cell(task: str, seed: int, row: str, *, fitting: str, selecting: str | None) -> dict[str, float | None]:
+    """What a row has cost on a task, as `lofit.report.costs.Cost` names it; a figure that is not known is left out.
+
+    Args:
+        fitting: the stage that fitted it.
+        selecting: the stage that scored its heads: train_scales, measure_heads, or none.
+    """
+    fitted = read_costs(fitting, task, seed, row)
+    if not fitted:
+        return {}
+    figures = {
+        "training_seconds": fitted["search_seconds"] or fitted["seconds"],
+        "host_bytes": fitted["host_bytes"],
+        "device_bytes": fitted["device_bytes"],
+    }
+    shared = STEP_1 if selecting == "train_scales" else row
+    chosen = read_costs(selecting, task, seed, shared) if selecting else {}
+    return figures | ({"selection_seconds": chosen["seconds"]} if chosen else {})
+
+
 def read_costs(stage: str, task: str, seed: int, row: str) -> dict[str, Any]:
     """What `write_costs` noted; nothing where the stage ran elsewhere, or DVC took its result from the cache."""
     file = costs_file(stage, task, seed, row)
     return read_json(file) if file.exists() else {}
 
 
-def peak_host_gb() -> float:
+def peak_host_bytes() -> int:
     """The largest share of memory that this process has held."""
     # Linux counts kilobytes, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_device_gb() -> float | None:
+def peak_device_bytes() -> int | None:
     """The same of the accelerator; None where there is none that tells."""
     import torch
 
-    return round(torch.cuda.max_memory_allocated() / 1e9, 3) if torch.cuda.is_available() else None
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -100,5 +100,13 @@ def fitting_stage(task: str, row: str) -> str:
 
 def uses_scales(task: str, row: str) -> bool:
     """Whether step 1 of the task itself has a part in the row."""
+    return selecting_stage(task, row) == "train_scales"
+
+
+def selecting_stage(task: str, row: str) -> str | None:
+    """The stage that scores the heads of a row, where that takes one."""
     file = plan_file("select_heads", task, row)
-    return file.exists() and rankings.find(read_plan("select_heads", task, row)["ranking"]).NEEDS == "scales"
+    if not file.exists():
+        return None
+    stages = {"scales": "train_scales", "subject": "measure_heads", "activations": "measure_heads"}
+    return stages.get(rankings.find(read_plan("select_heads", task, row)["ranking"]).NEEDS or "")

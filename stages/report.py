@@ -2,15 +2,24 @@
 
 import csv
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+from lofit.adapters.kinds import load_adapter
 from lofit.report import plots, table
+from lofit.report.comparison import compare, with_comparisons
+from lofit.report.controls import control_table, controls
+from lofit.report.costs import cost_csv, cost_of, cost_table
 from lofit.report.paper import compare_with_paper, read_figures
-from lofit.report.rows import Cell, Row, primary_rows, rows_of_task
+from lofit.report.rows import Cell, Facts, Row, primary_rows, rows_of_task
+from lofit.report.trials import trial_tables
 from lofit.storage.files import read_json, write_whole
 from lofit.storage.tables import read_norms, read_ranking, read_scores
+from lofit.storage.trials import read_trials
 from stages import paths
 from stages.command import Run, main
+from stages.costs import cost_of_cell
+from stages.mlflow_row import fitting_stage, selecting_stage
 from stages.plan import read_plan
 from stages.release import write_release
 
@@ -18,27 +27,36 @@ SUMMARY = """# Results
 
 Model `{model}`; {splits}; seeds {seeds}.
 A score is a mean over {averaged}, with a 95 % bootstrap interval; a gain is measured against the
-untouched base model on the same questions. Heads are layer.head.
+untouched base model on the same questions.{compared}{drift} Heads are layer.head.
 
 {primary}
-{paper}
+
 ![Scores](scores.png)
+"""
+
+COMPARED = """ A difference is that to `{reference}` on the same questions (paired bootstrap), its p after
+Holm's correction over the {number} comparisons that params.yaml names."""
+
+DRIFT = """ Drift is what a neutral text costs more than under the base, as cross-entropy and as KL
+divergence, in nats per token."""
+
+FIGURES = """![Scores against trained numbers](pareto.png)
 
 Norms of the scaling vectors of step 1, by layer and head, for seed {first_seed}; framed: the heads that `{framed}`
 tunes.
 
 ![Norms of the scales](scale_norms.png)
-
-# Other metrics
-
-{others}
 """
 
+PAPER = """The paper's figures for this model, quoted from their source, and ours under the same protocol:
 
-PAPER = """
-# The paper's figures
+{table}
+"""
 
-The paper's figures for this model, quoted from their source, and ours under the same protocol:
+COSTS = """# What each row has cost
+
+Model `{model}`. Measured where the stages ran, not the same twice, and no part of what DVC compares. Training includes
+all settings that a row has searched, less those that had been tried before; selection is what scoring the heads took.
 
 {table}
 """
@@ -47,43 +65,72 @@ The paper's figures for this model, quoted from their source, and ours under the
 def report(run: Run) -> None:
     plan = read_plan("report")
     settings, out = plan["settings"], paths.reports_folder(run)
+    cells = {
+        task: {row: [read_cell(run, task, seed, row) for seed in settings["seeds"]] for row in settings["rows"]}
+        for task in settings["tasks"]
+    }
+    size = read_json(paths.BASE_MODEL)["parameters"]
     rows: list[Row] = []
-    for task in settings["tasks"]:
-        cells = {row: [read_cell(run, task, seed, row) for seed in settings["seeds"]] for row in settings["rows"]}
-        rows += rows_of_task(task, cells, baseline=plan["baseline"])
-        for row in settings["rows"]:
-            for seed in settings["seeds"]:
-                release(task, seed, row, settings["tasks"][task]["split"])
-
+    for task, found in cells.items():
+        rows += rows_of_task(task, found, baseline=plan["baseline"], model_size=size)
+    reference = (settings["comparisons"] or {}).get("reference")
+    compared = compare(cells, reference=reference, methods=settings["comparisons"]["rows"]) if reference else []
+    rows = with_comparisons(rows, compared)
+    for task, block in settings["tasks"].items():
+        for row, seed in ((row, seed) for row in settings["rows"] for seed in settings["seeds"]):
+            release(task, seed, row, block["split"])
     framed = next(iter(settings["lofit_rows"]), None)
-    plots.save(plots.score_bars(primary_rows(rows)), out / "scores.png")
-    grids = [norms for task in settings["tasks"] if (norms := grid(settings, task, framed))]
-    picture = plots.heat_maps(grids) if grids else plots.message("No row needs step 1, so it was not run.")
-    plots.save(picture, out / "scale_norms.png")
+    draw_figures(out, settings, rows, plan["baseline"], framed)
     summary = SUMMARY.format(
         model=settings["model"],
         seeds=", ".join(map(str, settings["seeds"])),
         splits=", ".join(f"{task} on its {block['split']} split" for task, block in settings["tasks"].items()),
         averaged=averaged_dimensions(settings, rows),
+        compared=COMPARED.format(reference=reference, number=len(compared)) if compared else "",
+        drift=DRIFT if any(row.kl is not None for row in rows) else "",
         primary=table.primary_tables(rows, baseline=plan["baseline"]),
-        others=table.other_tables(rows, baseline=plan["baseline"]) or "None.",
-        paper=paper_section(settings, rows),
-        first_seed=settings["seeds"][0],
-        framed=framed,
     )
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table.to_csv(rows))
-    write_whole(out / "summary.csv", text.getvalue())
-    write_whole(out / "summary.md", summary)
+    figures = FIGURES.format(first_seed=settings["seeds"][0], framed=framed)
+    sections = {
+        "What each row is": table.facts_table(rows),
+        "The paper's figures": paper_section(settings, rows),
+        "Random heads": control_table(controls(cells, reference=reference or framed)) if framed else "",
+        "Figures": figures,
+        "Other metrics": table.other_tables(rows, baseline=plan["baseline"]),
+        "Searched settings": trial_tables(trials(settings)),
+        "Heads": table.head_lists(rows),
+    }
+    parts = [summary, *(f"# {title}\n\n{text}" for title, text in sections.items() if text)]
+    write_whole(out / "summary.md", "\n\n".join(part.strip() for part in parts) + "\n")
+    write_csv(out / "summary.csv", table.to_csv(rows))
+    write_costs(out, settings)
 
 
 def read_cell(run: str, task: str, seed: int, row: str) -> Cell:
-    folder = paths.metrics_folder(run, task, seed, row)
-    fitted = next(file for name in ("tune_bias", "fit_baseline") if (file := folder / f"{name}.json").exists())
+    folder, scores = paths.metrics_folder(run, task, seed, row), read_scores(paths.scores_file(task, seed, row))
+    drift = read_json(folder / "evaluate.json").get("drift")
     return Cell(
-        read_scores(paths.scores_file(task, seed, row)),
+        scores,
         read_ranking(paths.heads_file(task, seed, row)),
-        read_json(fitted)["trained_parameters"],
+        read_json(folder / f"{fitting_stage(task, row)}.json")["trained_parameters"],
+        facts=read_facts(task, seed, row),
+        drift=dict.fromkeys(scores, drift) if drift else {},
+    )
+
+
+def read_facts(task: str, seed: int, row: str) -> Facts:
+    """What a row is, as the adapter of its first part says."""
+    folder = next(file.parent for file in sorted(paths.adapter_folder(task, seed, row).glob("*/config.json")))
+    adapter = load_adapter(folder)
+    tried = read_trials(paths.trials_file(task, seed, row))
+    return Facts(
+        kind=read_plan("report")["settings"]["kinds"][row],
+        site=adapter.site if adapter.tensors() else "",
+        where=adapter.where if adapter.tensors() else "",
+        served_as=adapter.served_as if adapter.tensors() else "the base model",
+        numbers=sum(tensor.numel() for tensor in adapter.tensors().values()),
+        adapter_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        configurations=max((len(some) for some in tried.values()), default=1),
     )
 
 
@@ -94,6 +141,32 @@ def release(task: str, seed: int, row: str, split: str) -> None:
         for part, columns in read_scores(paths.scores_file(task, seed, row)).items()
     }
     write_release(paths.RELEASE / task / str(seed) / row, scores, split, task, seed, row)
+
+
+def draw_figures(
+    out: Path, settings: dict[str, Any], rows: list[Row], baseline: str | None, framed: str | None
+) -> None:
+    primary = primary_rows(rows)
+    plots.save(plots.score_bars(primary), out / "scores.png")
+    some = any(row.numbers for row in primary)
+    nothing = plots.message("No row has numbers of its own.")
+    plots.save(plots.pareto(primary, baseline=baseline, highlight=framed) if some else nothing, out / "pareto.png")
+    grids = [norms for task in settings["tasks"] if (norms := grid(settings, task, framed))]
+    picture = plots.heat_maps(grids) if grids else plots.message("No row needs step 1, so it was not run.")
+    plots.save(picture, out / "scale_norms.png")
+
+
+def trials(settings: dict[str, Any]) -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
+    """What was tried on validation records, by task and row: a search for each seed and part."""
+    return {
+        task: {
+            row: [
+                some for seed in settings["seeds"] for some in read_trials(paths.trials_file(task, seed, row)).values()
+            ]
+            for row in settings["rows"]
+        }
+        for task in settings["tasks"]
+    }
 
 
 def averaged_dimensions(settings: dict[str, Any], rows: list[Row]) -> str:
@@ -123,6 +196,31 @@ def grid(settings: dict[str, Any], task: str, framed: str | None) -> tuple | Non
     fold = min(norms)
     heads = read_ranking(paths.heads_file(task, seed, framed))
     return task if len(norms) == 1 else f"{task}, fold {fold}", norms[fold], heads.get((1, fold), [])
+
+
+def write_costs(out: Path, settings: dict[str, Any]) -> None:
+    """Write what is known of the rows' costs, where anything is; DVC does not know of these files."""
+    costs = [
+        cost_of(
+            task,
+            row,
+            [
+                cost_of_cell(task, seed, row, fitting=fitting_stage(task, row), selecting=selecting_stage(task, row))
+                for seed in settings["seeds"]
+            ],
+        )
+        for task in settings["tasks"]
+        for row in settings["rows"]
+    ]
+    if any(cost.training_seconds is not None for cost in costs):
+        write_whole(out / "costs.md", COSTS.format(model=settings["model"], table=cost_table(costs)))
+        write_csv(out / "costs.csv", cost_csv(costs))
+
+
+def write_csv(file: Path, rows: list[list[str]]) -> None:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(file, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from lofit.storage.tables import write_norms
 from lofit.tasks.record import by_fold, read_records
 from stages import paths
 from stages.command import Run, Seed, Task, is_first_process, main
-from stages.costs import write_costs
+from stages.costs import STEP_1, write_costs
 from stages.parts import Parts, trained_parameters
 from stages.plan import read_plan
 from stages.processes import share_work
@@ -39,7 +39,7 @@ def train_scales(task: Task, seed: Seed, run: Run) -> None:
         write_norms(folder / "norms.csv", {fold: np.linalg.norm(values, axis=-1) for fold, values in scales.items()})
         file = folder / "scales.safetensors"
         write_whole(file, save({paths.scales_name(fold): values for fold, values in scales.items()}))
-        write_costs("train_scales", task, seed, "step_1", parts.progress.values())
+        write_costs("train_scales", task, seed, STEP_1, parts.progress.values())
         parts.write(trained_parameters(adapters), metrics, folder / "curve.csv")
         tracker.tags({"md5": md5_of([file])})
 
