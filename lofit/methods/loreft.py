@@ -5,10 +5,11 @@ The output h of a layer, in the residual stream, is edited at the first and the 
     h <- h + R^T (W h + b - R h)        R: rank x hidden with orthonormal rows, W: rank x hidden, b: rank (equation 2)
 
 Of a prompt of P tokens these are min(P // 2, first) and min(P // 2, last), as in the published code. Tied positions
-share one edit; otherwise the first ones have one and the last ones another, with twice the numbers. (The last layer's
-outputs are read at the prompt's last token alone, so an edit of its first ones is trained to nothing.) R is orthogonal at
-first and W, b are those of a fresh linear layer, so the edit is not the identity before training: DPO's reference is
-the bare model.
+share one edit; otherwise the first ones have one and the last ones another, with twice the numbers. Of the last layer's
+outputs only that at the prompt's last token is read, so an edit of its first tokens alone is trained to nothing.
+
+R is orthogonal at first and W, b are those of a fresh linear layer, so the edit is not the identity before training:
+DPO's reference is the bare model.
 
 Other than the published code: W is float32, too, not of the model's dtype; rows of R are kept orthonormal by a QR
 decomposition of rank columns in each step, in place of torch's parametrization, which is where most of the published
