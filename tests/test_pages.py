@@ -8,7 +8,7 @@ from lofit.settings import Settings
 
 
 def test_every_page_is_found_and_holds_what_its_package_says():
-    assert {"lofit", "none"} <= set(methods.names()) == set(page_names("lofit.methods"))
+    assert {"jola", "lofit", "loreft", "none", "red"} <= set(methods.names()) == set(page_names("lofit.methods"))
     for page in map(methods.find, methods.names()):
         assert issubclass(page.Settings, Settings) and callable(page.fit)
         assert page.RANKING is None or page.RANKING in rankings.names()

@@ -17,8 +17,12 @@ class Edits(Protocol):
     """What hooks need of an adapter: K heads, and their vectors, K x head_dim each."""
 
     heads: list[Head]
-    scales: Tensor | None
-    offsets: Tensor | None
+
+    @property
+    def scales(self) -> Tensor | None: ...
+
+    @property
+    def offsets(self) -> Tensor | None: ...
 
     @property
     def head_dim(self) -> int | None: ...

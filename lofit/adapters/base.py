@@ -163,7 +163,7 @@ class Adapter(nn.Module):
             places = self.positions(row)
             chosen = range(len(row.ids)) if places is None else places
             mask[i, [shift + place for place in chosen if shift + place < width]] = True
-        self.mask = mask
+        before, self.mask = self.mask, mask
 
         def finished() -> None:
             self.mask = mask[:, :0]
@@ -171,4 +171,4 @@ class Adapter(nn.Module):
         try:
             yield finished
         finally:
-            self.mask = None
+            self.mask = before

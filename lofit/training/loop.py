@@ -211,8 +211,12 @@ def gradients(
         accelerator.backward(added)
     total = 0.0
     for part in parts(batch, micro_batch_size, accelerator):
-        loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept, adapter=adapter) * (mean_over(part) / whole)
-        accelerator.backward(loss)
+        rows = rows_of(part)
+        # Also in the backward pass, where layers may make their activations again.
+        with adapter.reading(rows, max(len(row.ids) for row in rows)):
+            loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept, adapter=adapter)
+            loss = loss * (mean_over(part) / whole)
+            accelerator.backward(loss)
         total += loss.item()
     for parameter in (parameter for parameter in adapter.parameters() if parameter.requires_grad):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,5 +1,6 @@
 """Subject: what a ranking or a method gets to work with."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lofit.adapters.base import Adapter
@@ -18,8 +20,8 @@ from lofit.tasks.record import Objective, Record
 from lofit.training import loop
 from lofit.training.case import Case
 from lofit.training.checkpoint import Checkpoint, fingerprint
-from lofit.training.examples import Example, prepare
-from lofit.training.loss import mean_loss
+from lofit.training.examples import Example, prepare, rows_of
+from lofit.training.loss import mean_loss, task_loss
 from lofit.training.reference import Pairs, pair_logprobs
 from lofit.training.settings import Runtime, TrainingSettings
 
@@ -98,6 +100,26 @@ class Subject(Case):
         """The task's loss on the validation records, trained or not, without penalty."""
         trained = self.loss_settings(settings)
         return self._mean_loss(adapter, self._examples(adapter, trained.max_length)[1], trained)
+
+    def record_losses(self, adapter: Adapter, settings: Settings) -> Iterator[Tensor]:
+        """The task's loss of each training record by itself, with what it was computed from, in their order.
+
+        The adapter is attached, and trained no step. A loss is to be used before the next one is asked for.
+
+        Raises:
+            LofitError: a record is too long or cannot be tokenised.
+        """
+        adapter.to(self.model.device)
+        trained = self.loss_settings(settings)
+        pad_id = vocabulary_of(self.model, self.tokenizer).padding
+        examples = self._examples(adapter, trained.max_length)[0]
+        checkpointing = activation_checkpointing if self.runtime.gradient_checkpointing else nullcontext
+        with checkpointing(self.model), adapter.attach(self.model, self.layout):
+            for example in tqdm(examples, desc=self.progress.name or self.title, unit="record"):
+                rows = rows_of([example])
+                # Also while the caller goes back through the layers, which may make their activations again.
+                with adapter.reading(rows, max(len(row.ids) for row in rows)):
+                    yield task_loss(self.model, [example], pad_id=pad_id, beta=trained.beta, adapter=adapter)
 
     @staticmethod
     def loss_settings(settings: Settings) -> TrainingSettings:
