@@ -4,8 +4,7 @@ A text is the bare prompt of a record and an answer, with no example before it a
 its last token. It is read once, whatever number of records repeat it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,13 +17,9 @@ from lofit.tasks.record import Record
 
 if TYPE_CHECKING:
     # What was collected before is read without torch.
-    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lofit.models.layout import HeadLayout
-    from lofit.models.tokens import Encoded
-
-LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -117,6 +112,7 @@ def collect(
     Raises:
         LofitError: a record has no wrong answer or is too long for the model; a number is NaN or beyond float16.
     """
+    from lofit.models.last_tokens import read_last_tokens
     from lofit.models.runtime import frozen
     from lofit.models.tokens import encode
     from lofit.models.vocabulary import vocabulary_of
@@ -140,8 +136,9 @@ def collect(
         blocks = room.array("blocks", (len(rows), layout.num_layers, width))
         last = room.array("question_ends", (len(ends), *grid))
         with frozen(model):
-            read(model, layout, rows, heads, blocks, pad_id=vocabulary.padding, batch_size=batch_size)
-            read(model, layout, ends, last, None, pad_id=vocabulary.padding, batch_size=batch_size)
+            options = {"pad_id": vocabulary.padding, "batch_size": batch_size}
+            read_last_tokens(model, layout, rows, heads, blocks, **options, progress="Reading answers")
+            read_last_tokens(model, layout, ends, last, None, **options, progress="Reading question ends")
         found = Activations(
             heads=heads,
             blocks=blocks,
@@ -185,87 +182,6 @@ def question_ends(answers: Sequence[Answer], *, seed: int) -> list[tuple[str, st
         step = int(np.random.default_rng([seed, answer.question]).integers(1, max(len(prompts), 2)))
         pairs.append((f"{answer.prompt}{answer.text} ", prompts[(own + step) % len(prompts)]))
     return pairs
-
-
-def read(
-    model: "PreTrainedModel",
-    layout: "HeadLayout",
-    rows: "Sequence[Encoded]",
-    heads: np.ndarray,
-    blocks: np.ndarray | None,
-    *,
-    pad_id: int,
-    batch_size: int,
-) -> None:
-    """Fill `heads` and, where it is wanted, `blocks` with what the model makes of each row's last token.
-
-    Raises:
-        LofitError: a number is NaN or beyond float16.
-    """
-    import torch
-    from tqdm import tqdm
-
-    from lofit.models.forward import labelled_logits
-    from lofit.models.tokens import IGNORED, collate, longest_first
-
-    bar = tqdm(total=len(rows), desc="Reading answers" if blocks is not None else "Reading question ends", unit="text")
-    with torch.no_grad(), bar:
-        for indices in longest_first([len(row.ids) for row in rows], batch_size=batch_size):
-            batch = collate([rows[i] for i in indices], pad_id=pad_id, device=model.device)
-            last = batch["attention_mask"].sum(1) - 1
-            with watched(model, layout, last) as seen:
-                labelled_logits(model, batch, torch.full_like(batch.pop("labels"), IGNORED))
-            for layer in range(layout.num_layers):
-                z, hidden = (half(seen[what, layer], f"{what} of layer {layer}") for what in ("heads", "output"))
-                heads[indices, layer] = z.reshape(len(indices), *heads.shape[2:])
-                if blocks is not None:
-                    blocks[indices, layer] = hidden
-            bar.update(len(indices))
-
-
-@contextmanager
-def watched(
-    model: "PreTrainedModel", layout: "HeadLayout", last: "Tensor"
-) -> "Iterator[dict[tuple[str, int], Tensor]]":
-    """Until the block ends, keep what the model makes of one position of each row: `heads` and `output` by layer.
-
-    Args:
-        last: B positions.
-    """
-    import torch
-
-    seen: dict[tuple[str, int], Tensor] = {}
-
-    def keep(what: str, layer: int, value: "Tensor") -> None:
-        # Some decoders lay the tokens of all rows one after the other.
-        value = value.reshape(len(last), -1, value.shape[-1])
-        seen[what, layer] = value[torch.arange(len(last), device=value.device), last.to(value.device)]
-
-    def before(layer: int) -> Any:
-        return lambda _, args: keep("heads", layer, args[0])
-
-    def after(layer: int) -> Any:
-        # Layers return their hidden states alone, or first in a tuple.
-        return lambda _, __, output: keep("output", layer, output[0] if isinstance(output, tuple) else output)
-
-    with ExitStack() as hooks:
-        for layer, (projection, block) in enumerate(zip(layout.projections, layout.blocks, strict=True)):
-            modules: list[nn.Module] = [model.get_submodule(path) for path in (projection, block)]
-            hooks.enter_context(modules[0].register_forward_pre_hook(before(layer)))
-            hooks.enter_context(modules[1].register_forward_hook(after(layer)))
-        yield seen
-
-
-def half(values: "Tensor", what: str) -> np.ndarray:
-    """`values` as float16.
-
-    Raises:
-        LofitError: one of them is NaN, or larger than float16 holds.
-    """
-    largest = values.abs().max().item()
-    if not largest <= LARGEST:
-        raise LofitError(f"model: got {largest:.6g} in the {what}; expected numbers up to {LARGEST:.0f}, as in float16")
-    return values.half().cpu().numpy()
 
 
 class Room:
