@@ -14,9 +14,10 @@ from lofit.models.layout import Head, HeadLayout
 
 
 class Edits(Protocol):
-    """What hooks need of an adapter: K heads, and their vectors, K x head_dim each."""
+    """What hooks need of an adapter: K heads, their vectors, K x head_dim each, and where a pass is to be edited."""
 
     heads: list[Head]
+    mask: Tensor | None
 
     @property
     def scales(self) -> Tensor | None: ...
@@ -106,7 +107,12 @@ def edit(adapter: Edits, layer: int, layout: HeadLayout, projection: nn.Module) 
             edited = edited * (1 + full_width(adapter.scales, z))
         if adapter.offsets is not None:
             edited = edited + full_width(adapter.offsets, z)
-        return (edited.to(z.dtype), *rest)
+        edited = edited.to(z.dtype)
+        if (mask := adapter.mask) is not None:
+            if mask.shape != z.shape[:-1]:
+                return args
+            edited = edited.where(mask.to(z.device)[..., None], z)
+        return (edited, *rest)
 
     return pre_hook
 

@@ -20,7 +20,7 @@ class Adapter(nn.Module):
     A subclass stands in a page of this package that is called like its `kind`, as `ADAPTER`. It says how it is
     attached and what its folder holds (`Shape`, `facts`, `from_parts`), and overrides what is not so for it:
 
-    - it acts at every token position (`positions`, `where`);
+    - it acts at every token position (`positions`, `where`, `edits_generated`);
     - nothing is known of the layers that it leaves alone (`lowest_layer`);
     - it draws no random numbers in training (`begin_step`), and nothing follows an update (`end_step`);
     - all of its parameters are kept (`tensors`);
@@ -42,6 +42,9 @@ class Adapter(nn.Module):
     where: str = "all"
     """At which token positions it acts, for tables."""
 
+    edits_generated: bool = False
+    """Whether an adapter that acts at some positions acts at those of generated tokens, too: at all of them."""
+
     mask: Tensor | None = None
     """B x T: where the pass that is being made is to be edited; None for everywhere. `reading` sets it."""
 
@@ -52,7 +55,7 @@ class Adapter(nn.Module):
     def positions(self, row: Encoded) -> Sequence[int] | None:
         """The positions of a row that are edited, from 0; None for all of them.
 
-        Of a prompt that is to be continued, `row` holds the prompt alone: what is generated is then not edited.
+        Of a prompt that is to be continued, `row` holds the prompt alone; `edits_generated` says of what follows.
         """
         return None
 
@@ -152,7 +155,8 @@ class Adapter(nn.Module):
 
         `width` may leave out the last tokens of the longest rows. What the block gets is to be called once the rows are
         read, where other passes follow, such as those that generate: from then on `mask` is B x 0, and an adapter that
-        acts at some positions leaves alone a pass whose width is not that of `mask`.
+        acts at some positions leaves alone a pass whose width is not that of `mask`; or None, where it edits what is
+        generated, of which such a pass reads the last token.
         """
         if self.acts_everywhere:
             yield lambda: None
@@ -166,7 +170,7 @@ class Adapter(nn.Module):
         before, self.mask = self.mask, mask
 
         def finished() -> None:
-            self.mask = mask[:, :0]
+            self.mask = None if self.edits_generated else mask[:, :0]
 
         try:
             yield finished

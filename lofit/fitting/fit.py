@@ -84,6 +84,9 @@ def fit(
         heads = select_heads(scores, k)
     chosen = sorted(heads)
     with at_work(subject, method) as part:
+        if getattr(page, "NEEDS", None) == "activations":
+            # Once for all candidates of a search.
+            part.collected()
         if tune:
             # Found by name: only a fit that searches depends on how records are scored.
             searching = find_page("lofit.fitting", "search", what="page")

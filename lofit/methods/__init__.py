@@ -4,7 +4,9 @@ A method is a module of this package, found by its name. It holds
 
 - `Settings`, its settings, a subclass of `lofit.settings.Settings`;
 - `fit(subject, settings, heads)`, which returns a `lofit.adapters.base.Adapter`;
-- `RANKING`, the ranking whose first K heads it edits where the user names no other; None where it edits no heads.
+- `RANKING`, the ranking whose first K heads it edits where the user names no other; None where it edits no heads;
+- `NEEDS`, where it waits for something: "activations", what heads and layers put out on true and false answers, which
+  `subject.collected()` then gives.
 """
 
 from types import ModuleType

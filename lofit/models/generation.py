@@ -26,7 +26,7 @@ from lofit.models.vocabulary import vocabulary_of
 
 @contextmanager
 def read_once(model: PreTrainedModel, reading: Reading | None, rows: Sequence[Encoded], length: int) -> Iterator[None]:
-    """Have an edit of some positions act on the model's first pass, which reads the prompts, and on no other."""
+    """Tell an edit of some positions of the model's first pass, which reads the prompts, and when it is over."""
     if reading is None:
         yield
         return

@@ -1,6 +1,8 @@
 """MQuAKE (Zhong et al. 2023): multi-hop questions under a counterfactual edit, answered in free text.
 
 Files and splits are those of the published LoFiT code: `{train,val,test}.jsonl`, the single-edit cases of MQuAKE-CF-3k.
+What methods that read activations contrast the new answer with is the one from before the edit, `answer`, where a file
+has it.
 """
 
 from pathlib import Path
@@ -32,10 +34,16 @@ def _record(place: Place, row: dict, protocol: Protocol) -> Record:
         # "Imagine that the capital of", not "that The capital of". A subject that stands first, "{}", stays a name.
         template = template[0].lower() + template[1:]
     edit = f"{template.replace('{}', text('requested_rewrite.0.subject'))} {text('requested_rewrite.0.target_new.str')}"
-    aliases = field(row, place, "new_answer_alias", list)
+    count = len(field(row, place, "new_answer_alias", list))
+    aliases = tuple(text(f"new_answer_alias.{i}") for i in range(count))
+    before = text("answer") if row.get("answer") is not None else answer
+    # An edit may leave the answer as it was, under another name.
+    is_wrong = before.strip().casefold() not in {right.strip().casefold() for right in (answer, *aliases)}
+    blank = " " if protocol == "clean" else ""
     return Record(
         id=str(field(row, place, "case_id", int)),
         prompt=f"Q: Imagine that {edit}. {text('questions.0')} A:",
-        completion=f" {answer}" if protocol == "clean" else answer,
-        aliases=tuple(text(f"new_answer_alias.{i}") for i in range(len(aliases))),
+        completion=blank + answer,
+        aliases=aliases,
+        contrast=(blank + before,) if is_wrong else (),
     )

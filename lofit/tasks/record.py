@@ -54,6 +54,11 @@ class Options(Settings):
     instruction, as in the published code. Null: what the protocol uses, `question` (clean) or `instruction` (lofit).
     Under `clean` with examples, answers end in a full stop as the examples do, in tuning as in scoring."""
 
+    pairs: Literal["first", "each_incorrect", "all"] = "first"
+    """Kind truthfulqa: which pairs a training question makes. The best answer against the first incorrect one, as in
+    the published code; the best against each incorrect one; each correct one against each incorrect one. Validation
+    stays with the first, so that its loss is the same figure whatever is trained on."""
+
     train_size: Count | None = None
     """How many training examples to draw of each fold; null for all."""
 
@@ -111,6 +116,9 @@ class Record:
 
     aliases: tuple[str, ...] = ()
     """Other texts that count as an exact match."""
+
+    contrast: tuple[str, ...] = ()
+    """Wrong completions for methods that read activations; never trained on or scored."""
 
     scoring_prompt: str | None = None
     """The prompt of multiple-choice scoring, where it is not the one of training."""

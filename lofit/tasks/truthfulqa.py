@@ -1,9 +1,11 @@
 """TruthfulQA (Lin et al. 2022): multiple choice, tuned on preference pairs.
 
 Files and splits are those of the published LoFiT code: two folds, each `fold_<n>_{train,val,test}_seed_42.csv`. One
-pair per question: the best answer against the first incorrect one.
+pair per question: the best answer against the first incorrect one; or, in training, as many as `pairs` says.
 """
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from lofit.errors import LofitError
@@ -57,20 +59,25 @@ def aims(folder: Path, options: Options) -> tuple[Objective, Metric]:
 
 def load(folder: Path, split: Split, options: Options) -> list[Record]:
     return [
-        _record(place, row, fold, options)
+        record
         for fold in options.folds
         for place, row in read_csv_rows(folder / f"fold_{fold}_{split}_seed_42.csv", columns=COLUMNS)
+        for record in _records(place, row, fold, options, several=split == "train" and options.pairs != "first")
     ]
 
 
-def _record(place: Place, row: dict[str, str], fold: int, options: Options) -> Record:
+def _records(place: Place, row: dict[str, str], fold: int, options: Options, *, several: bool) -> list[Record]:
+    """The record of a question, or one for each of its pairs; these differ in what is trained on and in their ids."""
     question, best = row["Question"].strip(), row["Best Answer"].strip()
     correct, incorrect = answers(row["Correct Answers"]), answers(row["Incorrect Answers"])
     for column, value in zip(COLUMNS, (question, best, correct, incorrect), strict=True):
         if not value:
             raise LofitError(f"{place}: column {column!r} is empty; expected at least one answer or word")
     # Tuned on as the file has it: without a full stop, and right after the colon.
-    published_pair = best, incorrect[0]
+    others = list(correct)
+    if best in others:
+        others.remove(best)
+    published = [best, *others], incorrect
 
     prompt = options.prompt or OWN_PROMPT[options.protocol]
     if prompt != "question":
@@ -86,18 +93,26 @@ def _record(place: Place, row: dict[str, str], fold: int, options: Options) -> R
     if options.protocol == "clean":
         # An answer that the file holds twice would weigh double in MC2.
         correct, incorrect = list(dict.fromkeys(correct)), list(dict.fromkeys(incorrect))
-    chosen, rejected = published_pair if options.protocol == "lofit" else (f" {best}", f" {incorrect[0]}")
+    scored = [f" {answer}" for answer in correct], [f" {answer}" for answer in incorrect]
+    right, wrong = published if options.protocol == "lofit" else scored
     scoring_prompt = SCORING_PROMPTS[prompt]
-    return Record(
+    record = Record(
         id=question,
         prompt=f"Q: {question} A:",
-        completion=chosen,
-        rejected=rejected,
-        correct=tuple(f" {answer}" for answer in correct),
-        incorrect=tuple(f" {answer}" for answer in incorrect),
+        completion=right[0],
+        rejected=wrong[0],
+        correct=tuple(scored[0]),
+        incorrect=tuple(scored[1]),
         scoring_prompt=scoring_prompt and scoring_prompt.format(question=question),
         fold=fold,
     )
+    if not several:
+        return [record]
+    pairs = product(right if options.pairs == "all" else right[:1], wrong)
+    return [
+        replace(record, id=f"{question} #{number}", completion=chosen, rejected=rejected)
+        for number, (chosen, rejected) in enumerate(pairs, 1)
+    ]
 
 
 def answers(joined: str) -> list[str]:

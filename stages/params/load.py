@@ -251,7 +251,7 @@ OWN_KEYS: Keys = {
     ),
 }
 PUBLISHED_KEYS: Keys = {"preprocess": ("protocol",)}
-TRUTHFULQA_KEYS: Keys = {"preprocess": ("folds", "prompt")}
+TRUTHFULQA_KEYS: Keys = {"preprocess": ("folds", "prompt", "pairs")}
 
 
 def foreign_keys(task: Task) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from lofit.scoring.predict import exact_match
 from lofit.tasks import clutrr, mquake, preprocess, truthfulqa
+from lofit.tasks.contrasts import contrasts
 from lofit.tasks.record import Options, Record, read_records
 from lofit.tasks.source import read_csv_rows, read_json_items, read_json_lines
 
@@ -72,6 +73,31 @@ def check_truthfulqa(record, row, fold, protocol, shown):
         assert len(shots) == {"six_shot": 6, "instruction": 7}[shown]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "pairs", "counts"),
+    [
+        ("lofit", "first", (326, 327)),
+        ("lofit", "each_incorrect", (1381, 1332)),
+        ("lofit", "all", (4868, 4930)),
+        # Less the answers that the file holds twice.
+        ("clean", "each_incorrect", (1381, 1331)),
+        ("clean", "all", (4863, 4922)),
+    ],
+)
+def test_truthfulqa_pairs_of_every_training_question(protocol, pairs, counts):
+    for fold, count in enumerate(counts):
+        records = load(truthfulqa, "train", protocol, folds=[fold], pairs=pairs)
+        assert len(records) == len({record.id for record in records}) == count
+        assert len(load(truthfulqa, "val", protocol, folds=[fold], pairs=pairs)) == FOLDS[fold][1]
+
+
+def test_truthfulqa_answers_that_methods_read():
+    for fold, counts in enumerate(((2474, 637), (2477, 617))):
+        for split, count in zip(("train", "val"), counts, strict=True):
+            records = load(truthfulqa, split, "clean", folds=[fold])
+            assert sum(len(side) for record in records for side in contrasts(record)) == count
+
+
 def test_truthfulqa_to_the_letter():
     clean, lofit = (load(truthfulqa, "train", protocol)[0] for protocol in PROTOCOLS)
     assert clean == Record(
@@ -134,6 +160,7 @@ def test_mquake_is_as_the_file_and_the_protocol_say(protocol):
             assert record.prompt == f"Q: Imagine that {statement}. {row['questions'][0]} A:"
             assert record.completion == (" " if protocol == "clean" else "") + row["new_answer"]
             assert list(record.aliases) == row["new_answer_alias"]
+            assert record.contrast == ((" " if protocol == "clean" else "") + row["answer"],)
             # Answers are compared after the last "A:" and up to the line's end, so none may hold either.
             for answer in (record.completion, *record.aliases):
                 assert answer.strip() and "A:" not in answer and "\n" not in answer
@@ -148,6 +175,7 @@ def test_mquake_to_the_letter(protocol, article, space):
         "which Elizabeth Perkins belongs? A:",
         f"{space}English",
         aliases=("en", "eng", "English language"),
+        contrast=(f"{space}American English",),
     )
     # The file's own spelling stays.
     assert records["255"] == Record(
@@ -156,6 +184,7 @@ def test_mquake_to_the_letter(protocol, article, space):
         "was the founder of Katter's Australian Party educated? A:",
         f"{space}Royal Academy of Dramatic Art",
         aliases=("RADA",),
+        contrast=(f"{space}University of Queensland",),
     )
 
 
@@ -208,6 +237,8 @@ def test_clutrr_is_as_the_file_and_the_protocol_say(protocol):
             assert ("  " in record.prompt) == (protocol == "lofit")
             assert record.prompt.count("'s\n") == 1
             assert record.completion == row["target_text"] == row["target_text"].strip()
+            assert record.completion in clutrr.RELATIONS
+            assert set(record.contrast) < {*clutrr.RELATIONS} - {record.completion} and len(record.contrast) == 1
             assert "." not in record.completion and "\n" not in record.completion
         seen += ids(clutrr, split, protocol)
     assert len(set(seen)) == len(seen)
@@ -223,13 +254,14 @@ def test_clutrr_to_the_letter(protocol, person):
         "are all true) and your commonsense knowledge about family relationship, how is "
         f"{person} related to Cleo? Answer: {person} is Cleo 's\n",
         "grandfather",
+        contrast=("grandson",),
     )
 
 
 def test_clutrr_protocols_differ_in_blanks_only():
     for clean, lofit in zip(load_all(clutrr, "clean"), load_all(clutrr, "lofit"), strict=True):
         assert clean.prompt == lofit.prompt.replace("  ", " ") and clean.prompt != lofit.prompt
-        assert (clean.id, clean.completion) == (lofit.id, lofit.completion)
+        assert (clean.id, clean.completion, clean.contrast) == (lofit.id, lofit.completion, lofit.contrast)
 
 
 # -------------------------------------------------------------------------------------------------------- all three

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,44 @@ def test_truthfulqa_reads_the_folds_it_is_told(tmp_path):
     assert read == [(0, "Can pigs fly?"), (0, "Can cows?"), (1, "Can pigs fly?")]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "prompt", "pairs", "expected"),
+    [
+        ("clean", None, "first", [(" No", " Yes")]),
+        ("clean", None, "each_incorrect", [(" No", " Yes"), (" No", " Now")]),
+        (
+            *("clean", None, "all"),
+            [(" No", " Yes"), (" No", " Now"), (" Never", " Yes"), (" Never", " Now")],
+        ),
+        ("clean", "six_shot", "each_incorrect", [(" No.", " Yes."), (" No.", " Now.")]),
+        ("lofit", None, "each_incorrect", [("No", "Yes"), ("No", "Now"), ("No", "Yes")]),
+        (
+            *("lofit", None, "all"),
+            [
+                *(("No", wrong) for wrong in ("Yes", "Now", "Yes")),
+                *(("Never", wrong) for wrong in ("Yes", "Now", "Yes")),
+            ],
+        ),
+    ],
+)
+def test_truthfulqa_trains_on_the_pairs_that_are_asked_for(tmp_path, protocol, prompt, pairs, expected):
+    row = {**PIGS, "Best Answer": "No", "Correct Answers": "Never; No", "Incorrect Answers": "Yes; Now; Yes"}
+    options = Options(protocol=protocol, prompt=prompt, pairs=pairs)
+    for split in SPLITS:
+        write(truthfulqa, tmp_path, split, [row, {**row, "Question": "Can cows?"}])
+    records = truthfulqa.load(tmp_path, "train", options)
+    assert [(record.completion, record.rejected) for record in records] == expected * 2
+    assert len({record.id for record in records}) == len(records)
+    # What is scored does not depend on it, nor do the other splits.
+    (one, *_) = truthfulqa.load(tmp_path, "train", Options(protocol=protocol, prompt=prompt))
+    assert {replace(record, id="", completion="", rejected="") for record in records[: len(expected)]} == {
+        replace(one, id="", completion="", rejected="")
+    }
+    for split in ("val", "test"):
+        plain = truthfulqa.load(tmp_path, split, Options(protocol=protocol, prompt=prompt))
+        assert truthfulqa.load(tmp_path, split, options) == plain and len(plain) == 2
+
+
 @pytest.mark.parametrize("column", ["Question", "Best Answer", "Correct Answers", "Incorrect Answers"])
 def test_truthfulqa_refuses_an_empty_cell(tmp_path, column):
     for empty in ("", " ; "[: 1 if column in ("Question", "Best Answer") else 3]):
@@ -165,7 +204,8 @@ def test_truthfulqa_refuses_an_empty_cell(tmp_path, column):
 def test_mquake_asks_under_an_edit(tmp_path, protocol, completion):
     (record,) = load(mquake, tmp_path, EDIT, protocol=protocol)
     prompt = "Q: Imagine that SMAP was created in Norway. What is the capital of SMAP's country? A:"
-    assert record == Record("149", prompt, completion, aliases=("Kristiania", "City of Oslo"))
+    contrast = (completion.replace("Oslo", "Tokyo"),)
+    assert record == Record("149", prompt, completion, aliases=("Kristiania", "City of Oslo"), contrast=contrast)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +247,7 @@ def test_mquake_reads_an_answer_as_its_protocol_says(tmp_path, text, clean, lofi
 @pytest.mark.parametrize(("protocol", "person"), [("clean", "Roy"), ("lofit", " Roy")])
 def test_clutrr_tells_a_story_without_brackets(tmp_path, protocol, person):
     (record,) = load(clutrr, tmp_path, STORY, protocol=protocol)
-    assert record == Record("a-1", STORY_PROMPT.format(person, person), "brother")
+    assert replace(record, contrast=()) == Record("a-1", STORY_PROMPT.format(person, person), "brother")
 
 
 @pytest.mark.parametrize(
