@@ -1,6 +1,7 @@
 """PEFT's modules for a model: made by PEFT, taken out of the model again at once, and put in place when wanted."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,13 +137,8 @@ class Snapshot:
         self._modules = list(model.modules())
         config = getattr(model, "config", None)
         owners: list[Any] = [*self._modules, *([] if config is None else [config])]
-        # Dicts, such as those of hooks and children, are changed in place.
         self._attributes = [
-            (
-                owner,
-                {key: (value, {**value} if isinstance(value, dict) else None) for key, value in vars(owner).items()},
-            )
-            for owner in owners
+            (owner, {key: (value, contents(value)) for key, value in vars(owner).items()}) for owner in owners
         ]
         self._weights = [
             (weight, weight.requires_grad, weight.data_ptr(), weight._version) for weight in model.parameters()
@@ -158,7 +154,7 @@ class Snapshot:
                 now[key] = value
                 if content is not None:
                     value.clear()
-                    value.update(content)
+                    (value.extend if isinstance(value, list) else value.update)(content)
         for weight, requires_grad, _, _ in self._weights:
             weight.requires_grad_(requires_grad)
 
@@ -196,3 +192,8 @@ class Snapshot:
         known = {id(module) for module in self._modules}
         found = {id(module): module for swap in swaps for module in swap.new.modules() if id(module) not in known}
         return list(found.values())
+
+
+def contents(value: Any) -> Any:
+    """A copy of what may be changed in place, such as the hooks and the children of a module; None for other values."""
+    return value.copy() if type(value) in (dict, OrderedDict, list, set) else None
