@@ -68,6 +68,9 @@ def describe(fault: Any, root: type[Settings]) -> str:
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{key}: unknown key; expected {', '.join(siblings(fault['loc'], root)) or 'no key at all'}"
+    if kind == "fault":
+        # A validator that has looked into a block says itself which of its keys is wrong.
+        return key + context["fault"]
     if kind == "missing":
         needed = siblings(fault["loc"], root, required=True)
         return f"{key}: missing; expected a block with at least {', '.join(needed)}"

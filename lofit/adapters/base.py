@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from lofit.adapters.folder import Shape, read_adapter, write_adapter
+from lofit.adapters.folder import WEIGHTS_FILE, Shape, read_adapter, write_adapter
 from lofit.adapters.provenance import Provenance
 from lofit.models.layout import HeadLayout
 from lofit.models.tokens import Encoded, Reading
@@ -35,6 +35,9 @@ class Adapter(nn.Module):
 
     Shape: ClassVar[type[Shape]] = Shape
     """What its config.json holds."""
+
+    weights_file: ClassVar[str] = WEIGHTS_FILE
+    """The file of its tensors."""
 
     provenance: Provenance
     """Where its numbers come from."""
@@ -93,6 +96,10 @@ class Adapter(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """What model.safetensors holds of it, by name."""
         return {name: value.detach() for name, value in self.state_dict().items()}
+
+    def other_files(self) -> dict[str, str]:
+        """What else its folder holds, by the name of the file."""
+        return {}
 
     @classmethod
     def from_parts(cls, shape: Any, tensors: dict[str, Tensor]) -> Self:

@@ -21,6 +21,7 @@ FORMAT_VERSION = 3
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, "adapter_model.safetensors")
 
 
 class Shape(Provenance):
@@ -53,7 +54,9 @@ def write_adapter(folder: Path, adapter: "Adapter", *, card: bool = True) -> Non
     tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in adapter.tensors().items()}
     # Delete the config first and write it last, so that a half-written folder cannot be loaded.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    write_whole(folder / WEIGHTS_FILE, save(tensors))
+    write_whole(folder / adapter.weights_file, save(tensors))
+    for name, content in adapter.other_files().items():
+        write_whole(folder / name, content)
     if card:
         write_whole(folder / CARD_FILE, adapter_card(adapter))
     write_whole(folder / CONFIG_FILE, text)
@@ -68,7 +71,7 @@ def read_adapter(kind: type[AnyAdapter], place: str | Path, **options: Any) -> A
     from safetensors.torch import load_file
 
     folder = here(place, **options)
-    config, file = read_config(folder), folder / WEIGHTS_FILE
+    config, file = read_config(folder), folder / kind.weights_file
     if (met := kind_of(config)) != kind.kind:
         raise LofitError(f"{folder}: got an adapter of kind {met}; expected {kind.kind}, or lofit.load_adapter")
     try:
@@ -99,9 +102,7 @@ def kind_of(config: dict[str, Any]) -> str:
 def here(place: str | Path, **options: Any) -> Path:
     """The folder of an adapter: this one, or that of the hub where there is no such folder."""
     folder = Path(place)
-    return (
-        folder if folder.is_dir() else fetch(str(place), what="adapter", files=(CONFIG_FILE, WEIGHTS_FILE), **options)
-    )
+    return folder if folder.is_dir() else fetch(str(place), what="adapter", files=HUB_FILES, **options)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.weights import WeightsAdapter
 from lofit.errors import LofitError
 from lofit.export.bias_sites import (
     Home,
@@ -28,7 +29,7 @@ from lofit.models.quantisation import keep_differentiable
 
 def merge(
     model: PreTrainedModel,
-    adapter: HeadAdapter,
+    adapter: HeadAdapter | WeightsAdapter,
     *,
     layout: HeadLayout | None = None,
     engine: Engine = "transformers",
@@ -41,7 +42,7 @@ def merge(
 
     **`model` is given up**: it is changed in place, and may come back as a Llama made of its modules (see `find_home`);
     only the model returned is of use, and the other then refuses to run or to be saved. A quantised weight is left
-    alone. If the merge is refused, nothing has changed.
+    alone. If the merge is refused, nothing has changed. Where the adapter holds all weights, they replace the model's.
 
     Args:
         engine: what is to serve the checkpoint; a place for the offsets that it is known to lose is not used.
@@ -50,6 +51,8 @@ def merge(
         LofitError: the checkpoint would have no place for the offsets; scales meet a quantised weight; or the adapter
             does not fit the model, is attached to it, or meets weights that are not in memory.
     """
+    if isinstance(adapter, WeightsAdapter):
+        return adapter.written_into(model)
     layout = layout or head_layout(model)
     return fold(model, adapter, layout, find_home(model, adapter, layout, engine))
 
