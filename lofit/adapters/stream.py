@@ -183,6 +183,11 @@ class StreamAdapter(Adapter):
         return cls(shape.layers, offsets)
 
 
+def is_edited(block: nn.Module) -> bool:
+    """Whether a StreamAdapter is attached to a layer."""
+    return any(getattr(hook, "__module__", None) == __name__ for hook in block._forward_hooks.values())
+
+
 def hidden_size(model: nn.Module) -> int | None:
     """Width of a model's residual stream as its config says it; None where there is no config."""
     config: Any = getattr(model, "config", None)

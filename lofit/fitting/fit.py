@@ -87,10 +87,10 @@ def fit(
         heads = select_heads(scores, k)
     chosen = sorted(heads)
     with at_work(subject, method) as part:
-        if getattr(page, "NEEDS", None) == "activations":
-            # Once for all candidates of a search, each of which gets a copy of `part`.
-            part.collected()
         if tune:
+            if getattr(page, "NEEDS", None) == "activations":
+                # Once for all candidates, each of which gets a copy of `part`.
+                part.collected()
             adapter, values = search(part, points, lambda some, values: page.fit(some, values, chosen), scoring)
         else:
             values = points[0][1]
