@@ -8,7 +8,8 @@ The model is frozen and v_l is all that is trained, by the task's loss. For Llam
 LoFiT trains with 3 % of the heads; so this row says what heads are worth against one place in the stream.
 
 It is no published row. BiPO (Cao et al., NeurIPS 2024, arXiv 2406.00045) trains one vector at one layer, by a
-preference loss that meets the vector with both signs; here the loss is that of every other row.
+preference loss that meets the vector with both signs; here the loss is that of every other row. Its learning rate is
+5e-4, for models of 7 billion parameters; the default here is for models as small as the demo's.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,7 @@ Layer = Annotated[int, Field(ge=0)]
 
 
 class Settings(TrainingSettings):
-    lr: Positive = 0.001
+    lr: Positive = 0.01
 
     layers: Annotated[list[Layer], Field(min_length=1)] | None = None
     """Layers whose outputs get a vector each, counted from 0 among those with heads. Null: the middle one alone."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GraniteConfig, MistralConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GraniteConfig, MistralConfig, Qwen2Config
 
 from lofit import HeadAdapter, LofitError, cli, head_layout, merge
 from lofit.adapters.base import Adapter
@@ -17,6 +17,7 @@ from lofit.adapters.provenance import Provenance
 from lofit.adapters.stream import StreamAdapter
 from lofit.export.stream_sites import block_ends, check_reach, find_stream_home
 from lofit.models.identity import folder_hash
+from lofit.models.quantisation import keep_differentiable
 from tests.families import FAMILIES, SHAPE, TOKENS, VOCABULARY, build
 
 OWN = [
@@ -93,9 +94,8 @@ def test_a_merged_model_does_what_the_hooks_do_in_memory_and_from_disk(name, tok
 @pytest.mark.parametrize("name", NOWHERE)
 def test_a_family_without_a_place_is_refused_in_words_and_stays_as_it_was(name):
     model = copy.deepcopy(build(name, torch.float32))
-    with pytest.raises(
-        LofitError, match=rf"no place for this adapter \(.*{NOWHERE[name]}.*\); expected the hooks"
-    ) as told:
+    reason = rf"no place for this adapter \(.*{NOWHERE[name]}.*\); expected the hooks"
+    with pytest.raises(LofitError, match=reason) as told:
         merge(model, adapter_for())
     assert "\n" not in str(told.value)
     assert_unchanged(model, name)
@@ -105,7 +105,7 @@ def test_a_family_without_a_place_is_refused_in_words_and_stays_as_it_was(name):
 def test_a_norm_or_a_gate_after_the_mlp_is_seen(name):
     model = build(name, torch.float32)
     layout = head_layout(model)
-    with pytest.raises(LofitError, match="does not reach the output of .* as it is"):
+    with pytest.raises(LofitError, match=r"does not reach the output of .* as it is"):
         check_reach(model, layout, block_ends(model, layout, [0]))
 
 
@@ -235,6 +235,35 @@ def test_a_kind_that_no_weights_can_hold_is_refused():
 
     with pytest.raises(LofitError, match="adapter: got one of kind elsewhere, which lofit runs by hooks alone"):
         merge(copy.deepcopy(build("llama", torch.float32)), Elsewhere())
+
+
+# Quantised bases ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["nf4", "int8"])
+def test_a_quantised_base_takes_offsets_and_keeps_its_weights(options, tokens, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 2, "initializer_range": 0.15}
+    AutoModelForCausalLM.from_config(Qwen2Config(**{**SHAPE, **TOKENS, **wide})).save_pretrained(tmp_path / "base")
+    quantization = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype=torch.float32)
+    load = {"quantization_config": quantization, "device_map": {"": "cpu"}}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", **load).eval()
+    if "load_in_4bit" in options:
+        keep_differentiable(model)
+    adapter = StreamAdapter([0, 1], torch.randn(2, 128, generator=torch.Generator().manual_seed(2)))
+    base, edited = logits(model, tokens), hooked(model, adapter, tokens)
+    before = model.model.layers[0].mlp.down_proj.weight.clone()
+    merged = merge(model, adapter)
+    assert torch.equal(merged.model.layers[0].mlp.down_proj.weight, before)
+    merged.save_pretrained(tmp_path / "merged")
+    read, loading = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", output_loading_info=True, device_map={"": "cpu"}
+    )
+    assert not any(loading.values())
+    if "load_in_4bit" in options:
+        keep_differentiable(read)
+    assert (logits(read, tokens) - edited).abs().max() < 0.02 * (edited - base).abs().max()
 
 
 # The command ----------------------------------------------------------------------------------------------------------
