@@ -128,8 +128,8 @@ def refuse_no_effect(model: nn.Module, paths: Sequence[str]) -> list[RemovableHa
         after.remove()
         if watches:
             raise LofitError(
-                f"{next(iter(watches))}: not called in a pass through {type(model).__name__}, so that an edit before "
-                "it has no effect; expected a projection that every pass calls"
+                f"{next(iter(watches))}: not called in a pass through {type(model).__name__}, so that an edit there "
+                "has no effect; expected a module that every pass calls"
             )
 
     def seen(path: str) -> None:

@@ -50,7 +50,9 @@ def export(
     from transformers.utils.logging import enable_progress_bar
 
     from lofit.adapters.heads import HeadAdapter
+    from lofit.adapters.kinds import load_adapter
     from lofit.export.checkpoint import export_checkpoint
+    from lofit.export.merge import check_exportable
     from lofit.models.base import resolve
     from lofit.models.runtime import pick_device
 
@@ -58,7 +60,10 @@ def export(
         # Fails where peft is not installed, before anything is loaded.
         from lofit.export.peft_folder import export_peft
     enable_progress_bar()
-    edits = HeadAdapter.from_pretrained(adapter)
+    edits = load_adapter(adapter)
+    check_exportable(edits)
+    if to != "hf" and not isinstance(edits, HeadAdapter):
+        raise LofitError(f"--to: got {to} for an adapter of kind {edits.kind}; expected hf")
     made_from = edits.provenance
     if model is None:
         name, source = base_of(adapter, made_from)
@@ -83,6 +88,7 @@ def export(
             base, edits, out, engine=engine, device=place, tolerance=tolerance, force=force
         )
     else:
+        assert isinstance(edits, HeadAdapter)
         method: Literal["lora"] | None = "lora" if to == "peft-lora" else None
         verification = export_peft(base, edits, out, method=method, device=place, tolerance=tolerance, force=force)
     print(f"{out}: {verification}")

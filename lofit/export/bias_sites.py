@@ -1,7 +1,7 @@
 """Where a checkpoint can keep an adapter's offsets: an offset is a bias, and most attention layers have none."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lofit.adapters.base import Adapter
 from lofit.adapters.heads import HeadAdapter
 from lofit.errors import LofitError
 from lofit.export import llama
@@ -24,12 +25,20 @@ BESIDE_VALUES = {
 """Modules of attention that leave a constant on the values as it is until the output projection."""
 
 
+Place = Literal["weights", "o_proj", "v_proj", "down_proj"]
+PLACES = {
+    "o_proj": "attention output projections",
+    "v_proj": "value projections",
+    "down_proj": "last projections of the MLPs",
+}
+
+
 @dataclass(frozen=True)
 class Home:
     """Where the offsets go, and what the checkpoint has to become for it."""
 
-    place: Literal["weights", "o_proj", "v_proj"]
-    """Biases of the attention output projections, or of the value projections; or no bias at all."""
+    place: Place
+    """Biases of the attention output projections, of the value projections, or of the ends of MLPs; or none."""
 
     model_type: str
     """Of the checkpoint."""
@@ -40,17 +49,16 @@ class Home:
     biased: tuple[str, ...] = ()
     """Modules that get a bias of zeros by that."""
 
-    as_llama: bool = False
-    """Whether the model has to be relabelled as a Llama first."""
+    as_llama: tuple[str, ...] = ()
+    """Where the model has to be relabelled as a Llama first, the options of that Llama."""
 
-    def route(self, adapter: HeadAdapter) -> str:
+    def route(self, adapter: Adapter) -> str:
         """Where the vectors went, in a sentence or two for the card."""
         sentences = []
-        if adapter.scales is not None:
+        if getattr(adapter, "scales", None) is not None:
             sentences.append("The scales are folded into the weights of the attention output projections.")
         if self.place != "weights":
-            where = {"o_proj": "attention output projections", "v_proj": "value projections"}[self.place]
-            sentences.append(f"The offsets are in the biases of the {where}.")
+            sentences.append(f"The offsets are in the biases of the {PLACES[self.place]}.")
         if self.as_llama:
             sentences.append("For their sake the model is labelled as a Llama, with the same weights.")
         elif self.switch:
@@ -71,9 +79,20 @@ def find_home(
         LofitError: there is no such home, or the adapter does not fit the model.
     """
     _check_foldable(model, adapter, layout)
+    return first_home(
+        model, _homes(model, adapter, layout), engine, "the hooks (adapter.attach), or `lofit export --to peft`"
+    )
+
+
+def first_home(model: PreTrainedModel, homes: Iterable[Home | str], engine: Engine, otherwise: str) -> Home:
+    """The first of these homes that `engine` is not known to lose; strings say why there is none.
+
+    Raises:
+        LofitError: there is no such home; `otherwise` is what is left to expect.
+    """
     reasons = []
     lost = False
-    for home in _homes(model, adapter, layout):
+    for home in homes:
         if isinstance(home, str):
             reasons.append(home)
             continue
@@ -85,7 +104,7 @@ def find_home(
         reasons.append(f"the {home.place} of {home.model_type} in {engine}: {judged}")
     raise LofitError(
         f"{type(model).__name__}: its checkpoint has no place for this adapter ({'; '.join(reasons)}); expected "
-        "the hooks (adapter.attach), or `lofit export --to peft`"
+        f"{otherwise}"
     )
 
 
@@ -126,12 +145,11 @@ def value_offsets(model: nn.Module, adapter: HeadAdapter, layer: int, layout: He
 
 def _homes(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout) -> Iterator[Home | str]:
     """Homes, best first, and for each that there is not, why."""
-    kind = _text_config(model.config).model_type
     if adapter.offsets is None or not adapter.offsets.any():
-        yield Home("weights", kind)
+        yield Home("weights", model_type(model))
         return
-    yield _bias_home(model, "o_proj", layout.projections)
-    yield llama.obstacle(model) or Home("o_proj", "llama", biased=llama.biased(layout), as_llama=True)
+    yield bias_home(model, "o_proj", layout.projections)
+    yield llama.obstacle(model) or llama_home("o_proj", layout, ("attention_bias",))
     yield _values_home(model, adapter, layout)
 
 
@@ -139,7 +157,7 @@ def _values_home(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayou
     for path in layout.projections:
         if obstacle := _values_obstacle(model, path, layout):
             return obstacle
-    home = _bias_home(model, "v_proj", [value_path(path) for path in layout.projections])
+    home = bias_home(model, "v_proj", [value_path(path) for path in layout.projections])
     if isinstance(home, Home):
         for layer in edited_layers(adapter):
             shared = value_offsets(model, adapter, layer, layout)
@@ -148,8 +166,18 @@ def _values_home(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayou
     return home
 
 
-def _bias_home(model: PreTrainedModel, place: Literal["o_proj", "v_proj"], paths: Sequence[str]) -> Home | str:
-    kind = _text_config(model.config).model_type
+def model_type(model: PreTrainedModel) -> str:
+    return str(_text_config(model.config).model_type)
+
+
+def llama_home(place: Place, layout: HeadLayout, options: tuple[str, ...]) -> Home:
+    """A place in a Llama that the model has to be relabelled as."""
+    return Home(place, "llama", biased=llama.biased(layout, options), as_llama=options)
+
+
+def bias_home(model: PreTrainedModel, place: Place, paths: Sequence[str]) -> Home | str:
+    """The biases of the modules at `paths`, which are there or which an option of the config switches on."""
+    kind = model_type(model)
     if _all_biased(model, paths):
         return Home(place, kind)
     found = config_switch(model, paths)
@@ -205,13 +233,19 @@ def _all_biased(model: nn.Module, paths: Sequence[str]) -> bool:
     return all(getattr(model.get_submodule(path), "bias", None) is not None for path in paths)
 
 
-def _check_foldable(model: nn.Module, adapter: HeadAdapter, layout: HeadLayout) -> None:
+def check_plain(model: nn.Module) -> None:
+    """A LofitError where `model` is something around a model of transformers, or has PEFT adapters in it."""
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise LofitError(f"{name}: got a wrapped model; expected the model of transformers itself")
     if getattr(model, "_hf_peft_config_loaded", False):
         # transformers would save these alone.
         raise LofitError(f"{name}: got a model with PEFT adapters loaded; expected one without")
+
+
+def _check_foldable(model: nn.Module, adapter: HeadAdapter, layout: HeadLayout) -> None:
+    name = type(model).__name__
+    check_plain(model)
     if any(model.get_submodule(path)._forward_pre_hooks for path in layout.projections):
         raise LofitError(f"{name}: got a hook on a projection; expected a model without an adapter attached")
     adapter.check_fits(layout)

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lofit.adapters.card import LIMITS, PAPER, front_matter, head_table, origin, table, title
-from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.base import Adapter
+from lofit.adapters.card import PAPER, front_matter, origin, table, title
 from lofit.export.verify import Verification
 from lofit.models.base import BaseModel
 from lofit.storage.files import write_whole
+
+MAKERS = {"heads": f"[LoFiT]({PAPER})", "stream": "offsets of its residual stream"}
+"""What each kind of adapter that can be exported is called."""
 
 
 def write_export_card(
     folder: Path,
     *,
     base: BaseModel,
-    adapter: HeadAdapter,
+    adapter: Adapter,
     route: str,
     load: str,
     limits: Sequence[str],
@@ -42,7 +45,7 @@ def write_export_card(
     ]
     parts = [
         f"# {title(provenance)}",
-        f"A model adapted by [LoFiT]({PAPER}). {route}",
+        f"A model adapted by {MAKERS[adapter.kind]}. {route}",
         "## How to use it",
         f"```python\n{load.strip()}\n```",
         "## What it was checked against",
@@ -54,9 +57,8 @@ def write_export_card(
         if trained_at not in (None, base.revision)
         else "",
         "## What it does not do",
-        "\n".join(f"- {limit}" for limit in limits) + "\n" + LIMITS,
-        "## Heads",
-        head_table(adapter.heads, adapter.vectors()),
+        "\n".join(f"- {limit}" for limit in limits) + "\n" + adapter.limits(),
+        adapter.details(),
     ]
     body = "\n\n".join(part.strip() for part in parts if part.strip())
     is_peft = (folder / "adapter_config.json").exists()

@@ -7,12 +7,12 @@ from typing import get_args
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.base import Adapter
 from lofit.errors import LofitError
-from lofit.export.bias_sites import Home, find_home
+from lofit.export.bias_sites import Home
 from lofit.export.card import write_export_card
 from lofit.export.engines import Engine, verdict
-from lofit.export.merge import fold
+from lofit.export.merge import fold, home_for
 from lofit.export.verify import Expected, Verification, expect, fixed_rows, verify
 from lofit.models.base import BaseModel, load, skeleton
 from lofit.models.identity import tokenizer_hash
@@ -28,7 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 
 def export_checkpoint(
     base: BaseModel,
-    adapter: HeadAdapter,
+    adapter: Adapter,
     out: Path,
     *,
     engine: Engine = "transformers",
@@ -53,7 +53,7 @@ def export_checkpoint(
     """
     # Refuses before the weights are loaded, where the architecture alone is the reason.
     revision = None if Path(base.source).is_dir() else base.revision
-    find_home(skeleton(base.source, revision=revision), adapter, base.layout, engine)
+    home_for(skeleton(base.source, revision=revision), adapter, base.layout, engine)
     with whole_folder(out, force=force) as folder:
         home, expected, placed = _write(base, adapter, folder, engine, device)
         verification = verify(
@@ -83,14 +83,14 @@ def export_checkpoint(
 
 
 def _write(
-    base: BaseModel, adapter: HeadAdapter, folder: Path, engine: Engine, device: torch.device | str
+    base: BaseModel, adapter: Adapter, folder: Path, engine: Engine, device: torch.device | str
 ) -> tuple[Home, Expected, torch.device]:
     """Write the checkpoint, and say what it must do; no model outlives the call."""
     model, tokenizer = load(base, device=device)
     placed = model.device
     rows = fixed_rows(tokenizer, model.config.get_text_config(decoder=True).vocab_size)
     expected = expect(model, adapter, base.layout, rows)
-    home = find_home(model, adapter, base.layout, engine)
+    home = home_for(model, adapter, base.layout, engine)
     _save(fold(model, adapter, base.layout, home), tokenizer, folder)
     if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) != tokenizer_hash(tokenizer):
         raise LofitError(f"{folder}: the tokenizer, read back, is not that of {base.source!r}; expected the same one")

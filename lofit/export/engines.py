@@ -15,8 +15,9 @@ Engine = Literal["transformers", "vllm", "llama.cpp"]
 """What a checkpoint can be exported for."""
 
 COLUMNS = (*get_args(Engine), "peft")
-HOMES = ("o_proj", "v_proj", "weights")
-"""Where an offset can live: in the bias of the output projection or of the values; `weights` is for scales alone."""
+HOMES = ("o_proj", "v_proj", "down_proj", "weights")
+"""Where an offset can live: in the bias of the output projection, of the values, or of the end of the MLP; `weights` is
+for scales alone."""
 
 NO_USE = ("unserved", "misreads")
 """Of an architecture that the engine does not load, or loads as something else, whatever has been edited."""

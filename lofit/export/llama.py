@@ -1,6 +1,6 @@
-"""Decoders that are a Llama by another name, which gives their attention output projections a bias."""
+"""Decoders that are a Llama by another name, which gives their attention and their MLPs biases."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,11 @@ NEUTRAL = {"sliding_window", "use_sliding_window", "max_window_layers", "layer_t
     *("original_max_position_embeddings", "resid_pdrop", "embd_pdrop")
 }
 """Options of theirs that a Llama lacks: checked for, read by longrope alone, or at work in training only."""
+OPTIONS = {
+    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+}
+"""Options of a Llama that give modules a bias, and these modules."""
 LLAMA_ONLY = {"model_type", "architectures", "transformers_version", "mlp_bias", "pretraining_tp"}
 """Not to be taken over, whatever a config says that does not read them."""
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -46,18 +51,25 @@ def obstacle(model: PreTrainedModel) -> str | None:
     return f"{where} {fused[0]} is quantised and cannot be split" if fused else None
 
 
-def biased(layout: HeadLayout) -> tuple[str, ...]:
-    """The modules that have a bias in a Llama with `attention_bias`."""
-    parents = [path.rpartition(".")[0] for path in layout.projections]
-    return tuple(f"{parent}.{name}" for parent in parents for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+def options_for_mlp(model: PreTrainedModel) -> tuple[str, ...]:
+    """The options that a Llama made of `model` needs for a bias of its MLPs and for the biases that it has already."""
+    has_biases = any(name.endswith(("q_proj.bias", "qkv_proj.bias")) for name, _ in model.named_parameters())
+    return ("attention_bias", "mlp_bias") if has_biases else ("mlp_bias",)
 
 
-def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
+def biased(layout: HeadLayout, options: Sequence[str] = ("attention_bias",)) -> tuple[str, ...]:
+    """The modules that have a bias in a Llama with these options."""
+    homes = {"attention_bias": [path.rpartition(".")[0] for path in layout.projections]}
+    homes["mlp_bias"] = [f"{block}.mlp" for block in layout.blocks]
+    return tuple(f"{home}.{name}" for option in options for home in homes[option] for name in OPTIONS[option])
+
+
+def as_llama(model: PreTrainedModel, options: Sequence[str] = ("attention_bias",)) -> LlamaForCausalLM:
     """`model`, which has no `obstacle`, as a Llama made of its modules; biases that it lacks are still missing.
 
     **The modules are moved, not copied**: the model given is of no use afterwards.
     """
-    config = llama_config(model)
+    config = llama_config(model, options)
     with torch.device("meta"):
         llama = LlamaForCausalLM(config)
     for path, module in list(model.named_modules()):
@@ -92,12 +104,12 @@ def _split(path: str, fused: Any, llama: LlamaForCausalLM) -> Iterator[tuple[str
         yield part, linear
 
 
-def llama_config(model: PreTrainedModel) -> LlamaConfig:
+def llama_config(model: PreTrainedModel, options: Sequence[str] = ("attention_bias",)) -> LlamaConfig:
     config = model.config
     defaults = LlamaConfig().to_dict()
     shared = {name: value for name, value in config.to_dict().items() if name in defaults and name not in LLAMA_ONLY}
     rope = {name: value for name, value in config.rope_parameters.items() if name != "partial_rotary_factor"}
-    llama = LlamaConfig(**{**shared, "rope_parameters": rope, "attention_bias": True})
+    llama = LlamaConfig(**{**shared, "rope_parameters": rope, **dict.fromkeys(options, True)})
     llama._attn_implementation = config._attn_implementation
     if hasattr(config, "quantization_config"):
         llama.quantization_config = config.quantization_config

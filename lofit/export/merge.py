@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lofit.adapters.base import Adapter
 from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.stream import StreamAdapter
 from lofit.adapters.weights import WeightsAdapter
 from lofit.errors import LofitError
 from lofit.export.bias_sites import (
@@ -22,6 +24,7 @@ from lofit.export.bias_sites import (
 )
 from lofit.export.engines import Engine
 from lofit.export.llama import as_llama
+from lofit.export.stream_sites import block_ends, check_reach, find_stream_home, shares
 from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.linear import as_matrix
 from lofit.models.quantisation import keep_differentiable
@@ -29,18 +32,20 @@ from lofit.models.quantisation import keep_differentiable
 
 def merge(
     model: PreTrainedModel,
-    adapter: HeadAdapter | WeightsAdapter,
+    adapter: Adapter,
     *,
     layout: HeadLayout | None = None,
     engine: Engine = "transformers",
 ) -> PreTrainedModel:
     """`model` with `adapter` folded into its weights, which `save_pretrained` then keeps.
 
-    W ((1 + A) z + v) is W diag(1 + A) z + W v: scales go into the weight of the attention output projection and
-    offsets into its bias, or into that of the value projection. Sums are in float32, cast last. What is merged or
-    attached later acts before what has been merged.
+    Of heads: W ((1 + A) z + v) is W diag(1 + A) z + W v: scales go into the weight of the attention output projection
+    and offsets into its bias, or into that of the value projection. Of the residual stream: the output of a layer is
+    the stream plus what its MLP puts out, so offsets go into the bias of the MLP's last projection, once a pass has
+    shown that such a bias reaches the output as it is. Sums are in float32, cast last. What is merged or attached later
+    acts before what has been merged.
 
-    **`model` is given up**: it is changed in place, and may come back as a Llama made of its modules (see `find_home`);
+    **`model` is given up**: it is changed in place, and may come back as a Llama made of its modules (see `home_for`);
     only the model returned is of use, and the other then refuses to run or to be saved. A quantised weight is left
     alone. If the merge is refused, nothing has changed. Where the adapter holds all weights, they replace the model's.
 
@@ -49,27 +54,45 @@ def merge(
 
     Raises:
         LofitError: the checkpoint would have no place for the offsets; scales meet a quantised weight; or the adapter
-            does not fit the model, is attached to it, or meets weights that are not in memory.
+            does not fit the model, is attached to it, is of a kind that no checkpoint can hold, or meets weights that
+            are not in memory.
     """
     if isinstance(adapter, WeightsAdapter):
         return adapter.written_into(model)
     layout = layout or head_layout(model)
-    return fold(model, adapter, layout, find_home(model, adapter, layout, engine))
+    return fold(model, adapter, layout, home_for(model, adapter, layout, engine))
+
+
+def home_for(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, engine: Engine = "transformers") -> Home:
+    """Where a checkpoint of `model` can keep `adapter`; see `find_home` and `find_stream_home`.
+
+    Raises:
+        LofitError: nowhere, or the adapter does not fit the model.
+    """
+    check_exportable(adapter)
+    if isinstance(adapter, StreamAdapter):
+        return find_stream_home(model, adapter, layout, engine)
+    assert isinstance(adapter, HeadAdapter)
+    return find_home(model, adapter, layout, engine)
+
+
+def check_exportable(adapter: Adapter) -> None:
+    """A LofitError where an adapter is of a kind that no weights can hold."""
+    if not isinstance(adapter, HeadAdapter | StreamAdapter):
+        raise LofitError(
+            f"adapter: got one of kind {adapter.kind}, which lofit runs by hooks alone; expected one of kind heads or "
+            "stream"
+        )
 
 
 @torch.no_grad()
-def fold(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, home: Home) -> PreTrainedModel:
+def fold(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, home: Home) -> PreTrainedModel:
     """`merge` where the home has been found."""
+    if isinstance(adapter, StreamAdapter):
+        return _fold_stream(model, adapter, layout, home)
+    assert isinstance(adapter, HeadAdapter)
     _check_at_hand(model, [layout.projections[layer] for layer in edited_layers(adapter)])
-    if home.as_llama:
-        model = as_llama(model)
-    elif home.switch:
-        switch_on(model, home.switch)
-    if getattr(model, "is_loaded_in_4bit", False):
-        # Else the first pass on a CPU would repack the weights, and they would be saved wrong.
-        keep_differentiable(model)
-    for path in home.biased:
-        _ensure_bias(model.get_submodule(path), model.dtype)
+    model = _with_biases(model, home)
     for layer in edited_layers(adapter):
         projection: Any = model.get_submodule(layout.projections[layer])
         scales, offsets = layer_vectors(adapter, layer, layout)
@@ -81,6 +104,35 @@ def fold(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, home:
             _add_to_bias(values, value_offsets(model, adapter, layer, layout)[:, 0].flatten())
         if scales.any():
             _scale_inputs(projection, 1 + scales.flatten())
+    return model
+
+
+def _fold_stream(model: PreTrainedModel, adapter: StreamAdapter, layout: HeadLayout, home: Home) -> PreTrainedModel:
+    if home.place == "weights":
+        return model
+    ends = block_ends(model, layout, adapter.layers)
+    _check_at_hand(model, list(ends.values()))
+    if getattr(model, "is_loaded_in_4bit", False):
+        keep_differentiable(model)
+    check_reach(model, layout, ends)
+    share = shares(model, layout, adapter.layers)
+    model = _with_biases(model, home)
+    for row, layer in enumerate(adapter.layers):
+        _add_to_bias(model.get_submodule(ends[layer]), adapter.offsets[row].detach().float() / share[layer])
+    return model
+
+
+def _with_biases(model: PreTrainedModel, home: Home) -> PreTrainedModel:
+    """The model with the biases, of zeros, that the home needs."""
+    if home.as_llama:
+        model = as_llama(model, home.as_llama)
+    elif home.switch:
+        switch_on(model, home.switch)
+    if getattr(model, "is_loaded_in_4bit", False):
+        # Else the first pass on a CPU would repack the weights, and they would be saved wrong.
+        keep_differentiable(model)
+    for path in home.biased:
+        _ensure_bias(model.get_submodule(path), model.dtype)
     return model
 
 

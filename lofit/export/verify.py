@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lofit.adapters.heads import HeadAdapter
+from lofit.adapters.base import Adapter
 from lofit.errors import LofitError
 from lofit.export.read_back import in_float32
 from lofit.models.layout import HeadLayout
@@ -104,14 +104,14 @@ def logits(model: PreTrainedModel, rows: Sequence[Tensor]) -> list[Tensor]:
     return [model(row[None].to(model.device)).logits[0].float().cpu() for row in rows]
 
 
-def expect(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, rows: Sequence[Tensor]) -> Expected:
+def expect(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, rows: Sequence[Tensor]) -> Expected:
     """Measure what an export of `adapter` must reproduce; leaves the model as it is.
 
     Raises:
         LofitError: the adapter is empty, or changes no logit, so that nothing could tell whether an export has kept it.
     """
-    if not adapter.vectors() or not adapter.heads:
-        raise LofitError(f"adapter: got no vectors ({len(adapter.heads)} heads); expected scales or offsets of a head")
+    if not any(tensor.numel() for tensor in adapter.tensors().values()):
+        raise LofitError(f"adapter: got no vectors ({extent(adapter)}); expected scales or offsets of a head or layer")
     with in_float32(model) if is_wide(model) else nullcontext():
         base = logits(model, rows)
         with adapter.attach(model, layout):
@@ -122,6 +122,12 @@ def expect(model: PreTrainedModel, adapter: HeadAdapter, layout: HeadLayout, row
             "can be seen, as nothing else tells an export that has kept it from one that has not"
         )
     return expected
+
+
+def extent(adapter: Adapter) -> str:
+    """What an adapter edits, counted."""
+    counts = [(len(getattr(adapter, name)), name) for name in ("heads", "layers") if hasattr(adapter, name)]
+    return ", ".join(f"{count} {name}" for count, name in counts) or adapter.kind
 
 
 def is_wide(model: PreTrainedModel) -> bool:

@@ -68,7 +68,7 @@ def test_offsets_that_differ_from_head_to_head_go_where_the_family_has_a_place_f
             home_of(model, adapter_for(name))
         return
     home = home_of(model, adapter_for(name))
-    assert (home.place, home.switch, home.as_llama) == ("o_proj", SWITCHED.get(name), name in AS_LLAMA)
+    assert (home.place, home.switch, bool(home.as_llama)) == ("o_proj", SWITCHED.get(name), name in AS_LLAMA)
     assert home.model_type == ("llama" if home.as_llama else model.config.model_type)
 
 
@@ -90,7 +90,7 @@ def test_scales_need_no_place(name):
     vectors = {"scales": adapter.offsets, "offsets": torch.zeros_like(adapter.offsets)}
     for given in ({"scales": vectors["scales"]}, vectors, {}):
         home = home_of(build(name, torch.float32), HeadAdapter(EDITED, **given))
-        assert (home.place, home.switch, home.as_llama) == ("weights", None, False)
+        assert (home.place, home.switch, home.as_llama) == ("weights", None, ())
 
 
 def test_the_option_that_reaches_the_output_projection_is_used():

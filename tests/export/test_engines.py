@@ -12,6 +12,8 @@ from lofit.errors import LofitError
 from lofit.export import engines
 from lofit.export.bias_sites import config_switch, value_path
 from lofit.export.engines import COLUMNS, HOMES, MARKS, VERDICTS, markdown, table, verdict
+from lofit.export.stream_sites import block_ends
+from lofit.models.layout import head_layout
 from tests.families import FAMILIES, build
 
 DOC = Path(__file__).parents[2] / "docs" / "engines.md"
@@ -70,6 +72,8 @@ def test_transformers_has_a_place_for_a_bias_where_the_table_says_so(row):
     model, paths = build(name, torch.float32), FAMILIES[name].projections
     if row.home == "v_proj":
         paths = [value_path(path) for path in paths]
+    if row.home == "down_proj":
+        paths = list(block_ends(model, head_layout(model), [0, 1]).values())
     stock = all(model.get_submodule(path).bias is not None for path in paths)
     assert row.keeps is (stock or config_switch(model, paths) is not None)
 
