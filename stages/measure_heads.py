@@ -24,7 +24,7 @@ def measure_heads(task: Task, seed: Seed, method: Method) -> None:
         case = Case(HeadLayout.from_json(read_json(paths.BASE_MODEL)["layout"]), task=task, seed=seed)
         settings = page.Settings.of(plan["settings"])
         # Found by name: a ranking by gradients does not depend on how activations are collected.
-        load = find_page("lofit.training", "activations", what="page").load
+        load = find_page("lofit.training", "activations", what="page").Activations.load
         folders = {fold: paths.activations_folder(task) / paths.scales_name(fold) for fold in plan["folds"]}
         write_norms(file, {fold: page.rank(case, settings, load(folder)) for fold, folder in folders.items()})
         return

@@ -117,7 +117,7 @@ class Parts:
             return None
         # Found by name: only a row that looks at activations depends on how they are collected.
         page = find_page("lofit.training", "activations", what="page")
-        return page.load(paths.activations_folder(self.cell[0]) / paths.scales_name(fold))
+        return page.Activations.load(paths.activations_folder(self.cell[0]) / paths.scales_name(fold))
 
     def scoring(self) -> Scoring | None:
         """How the trials of a search are scored: as the row itself."""

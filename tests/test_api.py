@@ -275,10 +275,10 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "lora"}, "method: got 'lora'; expected lofit, none"),
+        ({"method": "lora"}, "method: got 'lora'; expected full, iti, jola, lofit, "),
         (
             {"ranking": "best"},
-            "ranking: got 'best'; expected from_task, listed, random, random_same_layers, scale_no",
+            "ranking: got 'best'; expected from_task, gradient, group_lasso, ",
         ),
         ({"k": 9}, "k: got 9; expected a whole number from 1 to 8, the heads of the model"),
         ({"k": 0}, "k: got 0; expected a whole number from 1 to 8, the heads of the model"),
