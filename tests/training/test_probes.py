@@ -96,3 +96,15 @@ def test_accuracy_is_the_share_of_rows_on_their_side():
 def test_answers_of_one_sort_are_refused(all_true):
     with pytest.raises(LofitError, match=rf"^labels: got 60 {str(all_true).lower()} answers alone; expected"):
         fit_probes(data()[0], np.full(60, all_true))
+
+
+def test_a_head_that_says_nothing_does_not_disturb_the_others():
+    features, labels = data()
+    dead = np.stack([features[0], np.zeros_like(features[0]), np.ones_like(features[0])])
+    probes = fit_probes(dead, labels)
+    np.testing.assert_allclose(probes.weights[0], fit_probes(features[:1], labels).weights[0], atol=1e-7)
+    assert not probes.weights[1].any()
+    # What it can still know is how many answers are true.
+    share = labels.mean()
+    assert probes.biases[1] == pytest.approx(np.log(share / (1 - share)), abs=1e-6)
+    assert probes.accuracy(dead, labels)[1] == pytest.approx(max(share, 1 - share))
