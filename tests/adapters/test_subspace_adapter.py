@@ -10,6 +10,7 @@ from lofit.adapters.subspace import SubspaceAdapter, orthonormal
 from lofit.models.generation import generate
 from lofit.models.logprobs import score_completions
 from lofit.models.tokens import Encoded, encode
+from lofit.training.settings import Runtime, TrainingSettings
 from lofit.training.subject import Subject
 
 HIDDEN = 32
@@ -245,19 +246,15 @@ def test_what_does_not_fit_the_model_is_refused(model, make_model):
         make().attach(make_model(hidden_size=64))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_that_are_made_again_are_edited_again(model, tokenizer, tied, checkpointing, request):
-    """The gradient of a record's loss, with and without activation checkpointing."""
-    from lofit.training.settings import Runtime, TrainingSettings
-
+def test_activation_checkpointing_and_smaller_passes_train_the_same(model, tokenizer, tied):
     records = [Record("0", "Q: Can pigs fly? A:", " No, pigs cannot fly"), Record("1", "Who? A:", " Roy")]
-    grads = []
-    for runtime in (Runtime(), Runtime(gradient_checkpointing=checkpointing, micro_batch_size=1)):
+    trained = []
+    for runtime in (Runtime(), Runtime(gradient_checkpointing=True, micro_batch_size=1)):
         adapter = make(tied=tied)
         subject = Subject(layout=head_layout(model), model=model, tokenizer=tokenizer, records=records, runtime=runtime)
         subject.train(adapter, TrainingSettings(lr=0.01, epochs=2, batch_size=2))
-        grads.append([value.detach() for value in adapter.parameters()])
-    for one, other in zip(*grads, strict=True):
+        trained.append([value.detach() for value in adapter.parameters()])
+    for one, other in zip(*trained, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 

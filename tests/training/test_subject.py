@@ -352,6 +352,24 @@ def test_an_adapter_that_changes_weights_leaves_them_as_they_were(make_model, to
     assert not hooks(model)
 
 
+def test_activations_that_are_made_again_are_edited_at_the_same_places(make_model, tokenizer):
+    """The backward pass runs a layer's inside again, hooks and all, after the loss has been computed."""
+    trained = []
+    for checkpointing in (False, True):
+        model = make_model()
+        adapter = Places()
+        subject = Subject(
+            layout=head_layout(model),
+            model=model,
+            tokenizer=tokenizer,
+            records=RECORDS,
+            runtime=Runtime(gradient_checkpointing=checkpointing),
+        )
+        subject.train(adapter, SETTINGS)
+        trained.append(adapter.vector.detach())
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------- helpers
 
 
