@@ -12,7 +12,9 @@ from lofit.errors import LofitError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 DEVICE_PATTERN = r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"
+RUN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+RunName = Annotated[str, Field(pattern=RUN_PATTERN)]
 Text = Annotated[str, Field(pattern=r"\S")]
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,6 +37,7 @@ EXPECTED = {
 }
 PATTERNS = {
     NAME_PATTERN: "letters, digits and _ only",
+    RUN_PATTERN: "letters, digits, _ and - only",
     DEVICE_PATTERN: "auto, cpu, mps, or cuda or xpu, with :N or without",
 }
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 
 from lofit.methods import lofit
 from lofit.rankings.scale_norm import ScaleSettings
-from lofit.settings import Count, Name, Seed, Settings, Text
+from lofit.settings import Count, Name, RunName, Seed, Settings, Text
 from lofit.tasks.record import Options, Source
 
 GROUPS = ("baselines", "readers", "methods", "measured", "probed", "transfers", "controls")
@@ -37,7 +37,7 @@ class Run(Settings):
     The lists of rows say what a row waits for, which DVC has to know before anything runs.
     """
 
-    name: Name = "demo"
+    name: RunName = "demo"
     """Results go to metrics/<name> and reports/<name>."""
 
     tasks: Annotated[list[Name], Field(min_length=1)]
