@@ -172,7 +172,8 @@ def test_a_hub_id_is_fetched_at_the_revision_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
     assert HeadAdapter.from_pretrained("me/tuned", revision="v1").heads == sorted(HEADS)
-    assert asked == {"me/tuned": {"allow_patterns": ["config.json", "model.safetensors"], "revision": "v1"}}
+    files = ["config.json", "model.safetensors", "adapter_model.safetensors"]
+    assert asked == {"me/tuned": {"allow_patterns": files, "revision": "v1"}}
 
 
 # ------------------------------------------------------------------------------------------------------ corruption

@@ -12,10 +12,13 @@ import lofit
 from lofit import LofitError, Record, head_layout, load_adapter
 from lofit.adapters.peft import PeftAdapter
 from lofit.adapters.peft_config import REFUSED_TYPES
+from lofit.fitting.context import Context
 from lofit.methods.peft import Settings
 from lofit.tasks.record import Objective
 from lofit.training.checkpoint import Checkpoint
+from lofit.training.loop import Progress
 from lofit.training.reference import pair_logprobs
+from lofit.training.settings import Runtime
 from lofit.training.subject import Subject
 
 PAIRS = [("Q: Can pigs fly? A:", " No"), ("Q: Where did the cat sit? A:", " on the mat"), ("Q: Who? A:", " Roy")]
@@ -59,8 +62,8 @@ def test_a_row_is_trained_saved_and_read_back(make_model, tokenizer, tmp_path, c
     model = make_model()
     base, names = logits(model), list(model.state_dict())
     losses = []
-    context = lofit.fitting.context.Context(progress=lofit.training.loop.Progress(on_step=losses.append))
-    adapter = fit(model, tokenizer, CONFIGS[config], context=context)
+    context = Context(progress=Progress(on_step=losses.append))
+    adapter = fit(model, tokenizer, CONFIGS[config], batch_size=3, context=context)
     assert losses[-1]["loss"] < losses[0]["loss"]
     assert torch.equal(logits(model), base) and list(model.state_dict()) == names
     adapter.save_pretrained(tmp_path)
@@ -126,7 +129,7 @@ def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_run_too(
     model, tokenizer, tmp_path, monkeypatch, micro_batch_size
 ):
     monkeypatch.setattr(Checkpoint, "due", lambda self: self.folder is not None)
-    runtime = lofit.training.settings.Runtime(micro_batch_size=micro_batch_size)
+    runtime = Runtime(micro_batch_size=micro_batch_size)
 
     class KilledError(Exception):
         pass
@@ -136,8 +139,8 @@ def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_run_too(
             raise KilledError
 
     def run(name, on_step=lambda row: None, **options):
-        progress = lofit.training.loop.Progress(on_step=on_step)
-        context = lofit.fitting.context.Context(runtime=runtime, progress=progress)
+        progress = Progress(on_step=on_step)
+        context = Context(runtime=runtime, progress=progress)
         torch.manual_seed(len(name))
         fit(model, tokenizer, CONFIGS["lora"], context=context, **options).save_pretrained(tmp_path / name)
         return (tmp_path / name / "adapter_model.safetensors").read_bytes()
@@ -153,8 +156,8 @@ def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_run_too(
 
 
 def test_the_validation_loss_knows_no_dropout(model, tokenizer):
-    progress = lofit.training.loop.Progress()
-    context = lofit.fitting.context.Context(progress=progress)
+    progress = Progress()
+    context = Context(progress=progress)
     config = {**LORA, "lora_dropout": 0.9}
     adapter = fit(model, tokenizer, config, val=RECORDS, context=context)
     subject = Subject(
