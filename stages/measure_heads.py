@@ -1,5 +1,7 @@
 """Stage measure_heads: score all heads by gradients or by a training of all of them; as probe_heads, by activations."""
 
+import time
+
 from lofit import rankings
 from lofit.fitting.rank_heads import rank_heads
 from lofit.models.layout import HeadLayout
@@ -7,6 +9,7 @@ from lofit.pages import find_page
 from lofit.storage.files import read_json
 from lofit.storage.tables import write_norms
 from lofit.training.case import Case
+from lofit.training.loop import Progress
 from stages import paths
 from stages.command import Method, Seed, Task, is_first_process, main
 from stages.costs import write_costs
@@ -26,7 +29,9 @@ def measure_heads(task: Task, seed: Seed, method: Method) -> None:
         # Found by name: a ranking by gradients does not depend on how activations are collected.
         load = find_page("lofit.training", "activations", what="page").Activations.load
         folders = {fold: paths.activations_folder(task) / paths.scales_name(fold) for fold in plan["folds"]}
+        began = time.monotonic()
         write_norms(file, {fold: page.rank(case, settings, load(folder)) for fold, folder in folders.items()})
+        write_costs("measure_heads", task, seed, method, [Progress(seconds=time.monotonic() - began)])
         return
     share_work("measure_heads")
     tags = {"stage": "measure_heads", "task": task, "seed": seed}

@@ -1,5 +1,6 @@
 """A whole method for callers: from records to an adapter."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def fit(
         scores = scores_of_heads(subject, ranking or page.RANKING, ranking_settings, scale_settings)
         heads = select_heads(scores, k)
     chosen = sorted(heads)
+    began = time.monotonic()
     with at_work(subject, method) as part:
         if getattr(page, "NEEDS", None) == "activations":
             # Once for all candidates of a search.
@@ -96,6 +98,8 @@ def fit(
         else:
             values = points[0][1]
             adapter = page.fit(part, values, chosen)
+        # Nothing else tells how long a method takes that trains nothing.
+        part.progress.seconds = part.progress.seconds or time.monotonic() - began
         refuse_no_effect(part, adapter)
     adapter.provenance = provenance_of(subject, method, values.model_dump(mode="json"))
     return adapter

@@ -1,5 +1,6 @@
 """Scores of all heads by a ranking, for callers."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def scores_of_heads(
             # The method may want them, too.
             subject.activations = given
     elif page.NEEDS == "subject":
+        began = time.monotonic()
         with at_work(subject, ranking) as part:
-            return page.rank(part, values, None)
+            scores = page.rank(part, values, None)
+        subject.progress.seconds = max(subject.progress.seconds, time.monotonic() - began)
+        return scores
     return page.rank(subject, values, given)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.params import code
+from stages.params import code, presets
 from stages.params.load import load, validate
 from stages.params.plan import plans
 from stages.plan import plan_file
@@ -182,8 +182,12 @@ def test_a_key_reaches_the_cells_that_listen_to_it(effect, key, value, cells):
     assert effect(key, value) == cells
 
 
-def test_every_cell_has_its_file_in_the_plan_and_every_stage_depends_on_one():
-    written = {cell[0] for cell in dict(plans(load(ROOT / "params.yaml")))}
+def test_every_cell_has_its_file_in_the_plan_and_every_stage_depends_on_one(tree):
+    presets.apply(tree / "params.yaml", ROOT / "presets" / "all_methods.yaml")
+    try:
+        written = {cell[0] for cell in dict(plans(load(tree / "params.yaml")))}
+    finally:
+        shutil.copy(ROOT / "params.yaml", tree)
     for name, stage in STAGES.items():
         if name == "check":
             continue
@@ -203,8 +207,12 @@ def test_every_command_is_a_module():
 def test_no_row_waits_for_a_step_of_another_method():
     """`base` and random heads wait for nothing that step 1 makes."""
     made_by_step_1 = {out.split("/${")[0] for out in STAGES["train_scales"]["outs"]}
-    for name in ("fit_baseline", "rank_heads", "evaluate_baseline", "tune_control"):
+    activations = "artifacts/activations"
+    for name in ("fit_baseline", "fit_reader", "rank_heads", "measure_heads", "probe_heads", "evaluate_baseline"):
         assert not [dep for dep in STAGES[name]["deps"] if dep.startswith(tuple(made_by_step_1))], name
+    # Nor does anybody wait for activations who does not look at them.
+    waiting = {name for name, stage in STAGES.items() if [dep for dep in stage.get("deps", ()) if activations in dep]}
+    assert waiting == {"fit_reader", "probe_heads"}
     assert any(dep.startswith(tuple(made_by_step_1)) for dep in STAGES["select_heads"]["deps"])
 
 
