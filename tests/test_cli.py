@@ -286,7 +286,7 @@ def of_kind(kind, model):
         case "heads":
             return HeadAdapter([(0, 1), (1, 2)], offsets=10 * torch.randn(2, 8))
         case "answer_heads":
-            return AnswerHeadAdapter([(0, 1), (1, 2)], 10 * torch.randn(2, 8))
+            return AnswerHeadAdapter([(0, 1), (0, 2)], 2 * torch.randn(2, 8))
         case "stream":
             return StreamAdapter([1], 10 * torch.randn(1, 32))
         case "subspace":
@@ -316,6 +316,10 @@ def test_generate_takes_an_adapter_of_any_kind(lofit, folder, model, tokenizer, 
             generation.generate(model, tokenizer, [prompt], batch_size=1, max_new_tokens=5, reading=edits.reader)[0]
             for prompt in prompts
         ]
+    if kind == "answer_heads":
+        # Else a command that does not say where the prompts are would pass, too.
+        with edits.attach(model):
+            assert tuned != generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
     assert without != tuned
     shown = re.findall("with tuned: (.*?)\n\n", printed, re.DOTALL)
     assert shown == tuned
