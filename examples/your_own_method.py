@@ -11,6 +11,7 @@ In the pipeline it is a row of params.yaml: its name in `run.baselines`, and bel
     ridge:
       kind: ridge
       fit: {k: 3, l2: 0.0001, epochs: 10}
+      tune: {}
       evaluate: {}
 """
 

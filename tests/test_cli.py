@@ -11,15 +11,22 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from lofit import HeadAdapter, cli, head_layout
+from lofit import HeadAdapter, LofitError, cli, head_layout
+from lofit.adapters.answer_heads import AnswerHeadAdapter
+from lofit.adapters.peft import PeftAdapter
 from lofit.adapters.provenance import Provenance
+from lofit.adapters.stream import StreamAdapter
+from lofit.adapters.subspace import SubspaceAdapter
+from lofit.adapters.weights import WeightsAdapter
 from lofit.cli.export import export
 from lofit.cli.generate import generate, show_texts
 from lofit.cli.inspect import pattern
+from lofit.export.merge import home_for
 from lofit.models import generation
 from lofit.models.chat import chat_prompt
 from lofit.models.identity import folder_hash
@@ -269,7 +276,53 @@ def test_generate_refuses_an_adapter_of_another_model(lofit, folder):
     options = ("generate", "a", "--model", folder, "--adapter")
     assert "adapter head (7, 1) is not in the model" in lofit(*options, "high", fails=True)
     assert "adapter vectors have 9 numbers; expected the model's 8" in lofit(*options, "wide", fails=True)
-    assert "not a head adapter" in lofit(*options, folder, fails=True)
+    assert "not an adapter (no format_version)" in lofit(*options, folder, fails=True)
+
+
+def of_kind(kind, model):
+    """An adapter of this kind that changes what `tiny` writes."""
+    torch.manual_seed(0)
+    match kind:
+        case "heads":
+            return HeadAdapter([(0, 1), (1, 2)], offsets=10 * torch.randn(2, 8))
+        case "answer_heads":
+            return AnswerHeadAdapter([(0, 1), (0, 2)], 2 * torch.randn(2, 8))
+        case "stream":
+            return StreamAdapter([1], 10 * torch.randn(1, 32))
+        case "subspace":
+            basis = torch.linalg.qr(torch.randn(32, 4)).Q.T[None, None]
+            return SubspaceAdapter([0], basis, torch.randn(1, 1, 4, 32), torch.randn(1, 1, 4), first=1, last=2)
+        case "peft":
+            config = {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"]}
+            adapter = PeftAdapter.fresh(model, config, seed=0)
+        case "weights":
+            adapter = WeightsAdapter.fresh(model)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return adapter
+
+
+@pytest.mark.parametrize("kind", ["answer_heads", "stream", "subspace", "peft", "weights"])
+def test_generate_takes_an_adapter_of_any_kind(lofit, folder, model, tokenizer, kind):
+    edits = of_kind(kind, model)
+    edits.save_pretrained("tuned")
+    # Of two lengths, so that one is padded.
+    prompts = ["Q: Can pigs fly?", "the cat"]
+    printed = lofit("generate", *prompts, "--model", folder, "--adapter", "tuned", "--max-new-tokens", 5)
+    without = generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
+    with edits.attach(model):
+        tuned = [
+            generation.generate(model, tokenizer, [prompt], batch_size=1, max_new_tokens=5, reading=edits.reader)[0]
+            for prompt in prompts
+        ]
+    if kind == "answer_heads":
+        # Else a command that does not say where the prompts are would pass, too.
+        with edits.attach(model):
+            assert tuned != generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=5)
+    assert without != tuned
+    shown = re.findall("with tuned: (.*?)\n\n", printed, re.DOTALL)
+    assert shown == tuned
 
 
 # ------------------------------------------------------------------------------------------------------------ export
@@ -302,6 +355,65 @@ def test_export_writes_what_loads_without_us_and_says_how_far_it_is_off(lofit, r
     )
     assert "largest effect of the adapter on a logit" in card.text
     assert sorted(path.name for path in Path().iterdir()) == ["out", "release", "tiny"]
+
+
+def named(kind, model, folder):
+    """An adapter of this kind that names its base model, in a folder called `release`."""
+    edits = of_kind(kind, model)
+    edits.provenance = Provenance.made_now("tiny", folder_hash(folder), head_layout(model), training={"task": "cats"})
+    edits.save_pretrained("release")
+    return edits
+
+
+def test_all_weights_are_exported_as_a_checkpoint(lofit, folder, model):
+    edits = named("weights", model, folder)
+    ids = torch.tensor([[5, 17, 40]])
+    with edits.attach(model):
+        wanted = model(ids).logits
+    assert "in a process without lofit" in lofit("export", "release", "out", "--to", "hf")
+    assert torch.equal(AutoModelForCausalLM.from_pretrained("out")(ids).logits, wanted)
+    assert not torch.equal(model(ids).logits, wanted)
+    card = ModelCard.load("out/README.md").text
+    assert "A model adapted by fine-tuning of all its weights.\n" in card and "LoFiT" not in card
+    said = lofit("export", "release", "half", "--to", "hf", "--dtype", "bfloat16", fails=True)
+    assert "got torch.bfloat16; expected a float32 model" in said and not Path("half").exists()
+
+
+REFUSED = {
+    "peft": "got one of kind peft, whose folder is a PEFT adapter as it is; expected peft.PeftModel.from_pretrained",
+    "answer_heads": "got one of kind answer_heads, which runs in lofit alone",
+    "subspace": "got one of kind subspace, which runs in lofit alone",
+}
+
+
+@pytest.mark.parametrize("to", ["hf", "peft", "peft-lora"])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_kinds_without_an_export_are_refused_in_a_line(lofit, folder, model, kind, to):
+    named(kind, model, folder)
+    said = lofit("export", "release", "out", "--to", to, fails=True)
+    assert said.startswith(f"error: adapter: {REFUSED[kind]}") and "\n" not in said
+    assert not Path("out").exists()
+
+
+def test_the_folder_of_a_peft_row_is_read_by_peft(folder, model):
+    edits = named("peft", model, folder)
+    ids = torch.tensor([[5, 17, 40]])
+    with edits.attach(model):
+        wanted = model(ids).logits
+    read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("tiny"), "release")
+    torch.testing.assert_close(read(ids).logits, wanted)
+    torch.testing.assert_close(read.merge_and_unload()(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["heads", "answer_heads", "stream", "subspace", "peft", "weights"])
+def test_what_serves_a_kind_is_what_export_does_with_it(model, kind):
+    edits = of_kind(kind, model)
+    if edits.served_as in (None, "PEFT"):
+        with pytest.raises(LofitError, match="adapter: got one of kind"):
+            home_for(model, edits, head_layout(model))
+        return
+    home = home_for(model, edits, head_layout(model))
+    assert edits.served_as == ("checkpoint" if kind == "weights" else f"{home.place} bias")
 
 
 @pytest.fixture

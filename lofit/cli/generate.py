@@ -1,7 +1,7 @@
 """lofit generate: continuations without and with an adapter."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -10,6 +10,10 @@ from lofit.cli.adapter_base import check_revision
 from lofit.cli.arguments import Revision, model_source
 from lofit.cli.terminal import columns, terminal
 from lofit.errors import LofitError
+
+if TYPE_CHECKING:
+    # `lofit --help` should not wait for torch to load.
+    from lofit.models.tokens import Reading
 
 
 def generate(
@@ -28,12 +32,12 @@ def generate(
     options = read_options(chat_options)
     if options and not chat:
         raise LofitError(f"--chat-options: got {chat_options!r}; expected only with --chat")
-    from lofit.adapters.heads import HeadAdapter
+    from lofit.adapters.kinds import load_adapter
     from lofit.models import generation
     from lofit.models.base import load, resolve
     from lofit.models.chat import chat_prompt
 
-    edits = HeadAdapter.from_pretrained(adapter) if adapter else None
+    edits = load_adapter(adapter) if adapter else None
     base = resolve(model_source(model), revision=revision, dtype=dtype)
     if edits is not None and adapter is not None:
         check_revision(adapter, edits.provenance, base, chosen=True)
@@ -41,13 +45,15 @@ def generate(
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     shown = [chat_prompt(tokenizer, turn, options) for turn in turns] if chat else prompts
 
-    def continued() -> list[str]:
-        return generation.generate(loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens)
+    def continued(reading: "Reading | None" = None) -> list[str]:
+        return generation.generate(
+            loaded, tokenizer, shown, batch_size=8, max_new_tokens=max_new_tokens, reading=reading
+        )
 
     texts = {model: continued()}
     if edits is not None:
-        with edits.attach(loaded, base.layout):
-            texts[f"{model} with {adapter}"] = continued()
+        with edits.to(loaded.device).attach(loaded, base.layout):
+            texts[f"{model} with {adapter}"] = continued(edits.reader)
     show_texts(prompts, texts)
 
 

@@ -9,7 +9,11 @@ from lofit.export.verify import Verification
 from lofit.models.base import BaseModel
 from lofit.storage.files import write_whole
 
-MAKERS = {"heads": f"[LoFiT]({PAPER})", "stream": "offsets of its residual stream"}
+MAKERS = {
+    "heads": f"[LoFiT]({PAPER})",
+    "stream": "offsets of its residual stream",
+    "weights": "fine-tuning of all its weights",
+}
 """What each kind of adapter that can be exported is called."""
 
 

@@ -89,7 +89,8 @@ def _write(
     model, tokenizer = load(base, device=device)
     placed = model.device
     rows = fixed_rows(tokenizer, model.config.get_text_config(decoder=True).vocab_size)
-    expected = expect(model, adapter, base.layout, rows)
+    # Weights stand in for the model's own, so they have to be where those are.
+    expected = expect(model, adapter.to(placed), base.layout, rows)
     home = home_for(model, adapter, base.layout, engine)
     _save(fold(model, adapter, base.layout, home), tokenizer, folder)
     if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) != tokenizer_hash(tokenizer):

@@ -16,8 +16,10 @@ from lofit.export.bias_sites import (
     Home,
     edited_layers,
     find_home,
+    first_home,
     is_quantised,
     layer_vectors,
+    model_type,
     switch_on,
     value_offsets,
     value_path,
@@ -57,8 +59,6 @@ def merge(
             does not fit the model, is attached to it, is of a kind that no checkpoint can hold, or meets weights that
             are not in memory.
     """
-    if isinstance(adapter, WeightsAdapter):
-        return adapter.written_into(model)
     layout = layout or head_layout(model)
     return fold(model, adapter, layout, home_for(model, adapter, layout, engine))
 
@@ -70,6 +70,8 @@ def home_for(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, engin
         LofitError: nowhere, or the adapter does not fit the model.
     """
     check_exportable(adapter)
+    if isinstance(adapter, WeightsAdapter):
+        return first_home(model, [Home("weights", model_type(model))], engine, "an engine that serves such a model")
     if isinstance(adapter, StreamAdapter):
         return find_stream_home(model, adapter, layout, engine)
     assert isinstance(adapter, HeadAdapter)
@@ -78,16 +80,23 @@ def home_for(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, engin
 
 def check_exportable(adapter: Adapter) -> None:
     """A LofitError where an adapter is of a kind that no weights can hold."""
-    if not isinstance(adapter, HeadAdapter | StreamAdapter):
+    if adapter.kind == "peft":
         raise LofitError(
-            f"adapter: got one of kind {adapter.kind}, which lofit runs by hooks alone; expected one of kind heads or "
-            "stream"
+            "adapter: got one of kind peft, whose folder is a PEFT adapter as it is; expected "
+            "peft.PeftModel.from_pretrained(model, FOLDER), and its merge_and_unload() for a plain model"
+        )
+    if not isinstance(adapter, HeadAdapter | StreamAdapter | WeightsAdapter):
+        raise LofitError(
+            f"adapter: got one of kind {adapter.kind}, which runs in lofit alone; expected one of kind heads, stream "
+            "or weights"
         )
 
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, adapter: Adapter, layout: HeadLayout, home: Home) -> PreTrainedModel:
     """`merge` where the home has been found."""
+    if isinstance(adapter, WeightsAdapter):
+        return adapter.written_into(model)
     if isinstance(adapter, StreamAdapter):
         return _fold_stream(model, adapter, layout, home)
     assert isinstance(adapter, HeadAdapter)

@@ -233,7 +233,7 @@ def test_a_kind_that_no_weights_can_hold_is_refused():
     class Elsewhere(Adapter):
         kind = "elsewhere"
 
-    with pytest.raises(LofitError, match="adapter: got one of kind elsewhere, which lofit runs by hooks alone"):
+    with pytest.raises(LofitError, match="adapter: got one of kind elsewhere, which runs in lofit alone"):
         merge(copy.deepcopy(build("llama", torch.float32)), Elsewhere())
 
 
