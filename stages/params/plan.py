@@ -137,7 +137,7 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
             },
         )
         fit = effective.tune_bias(params, task, row)
-        code = code_hash("stages.tune_bias", *search_pages(fit))
+        code = code_hash("stages.tune_bias", "lofit.methods.lofit", *search_pages(fit))
         yield ("tune_bias", task, row), {**search_plan(fit, scoring), "code": code}
     files = files_hash(scoring["drift"] or "")
     yield ("evaluate", task, row), {"settings": scoring, "files": files, "code": code_hash("stages.evaluate")}
