@@ -109,10 +109,12 @@ def report(run: Run) -> None:
 def read_cell(run: str, task: str, seed: int, row: str) -> Cell:
     folder, scores = paths.metrics_folder(run, task, seed, row), read_scores(paths.scores_file(task, seed, row))
     drift = read_json(folder / "evaluate.json").get("drift")
+    fitted = read_json(folder / f"{fitting_stage(task, row)}.json")
     return Cell(
         scores,
         read_ranking(paths.heads_file(task, seed, row)),
-        read_json(folder / f"{fitting_stage(task, row)}.json")["trained_parameters"],
+        # What is computed from activations is not trained.
+        fitted["trained_parameters"] if fitted["steps"] else 0,
         facts=read_facts(task, seed, row),
         drift=dict.fromkeys(scores, drift) if drift else {},
     )
