@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -21,6 +21,8 @@ from lofit.adapters.subspace import SubspaceAdapter, orthonormal
 from lofit.adapters.weights import WeightsAdapter
 from lofit.models.generation import generate
 from lofit.models.logprobs import score_groups
+from lofit.models.prefix import keep_prefix
+from lofit.models.runtime import activation_checkpointing
 from lofit.models.tokens import Encoded
 from lofit.training.examples import Example, rows_of
 from lofit.training.loss import task_loss
@@ -32,7 +34,7 @@ NAMES = (
     *("llama, 2 kv heads", "mistral", "gemma3", "phi3", "opt", "gpt2", "gpt_neox", "falcon, new decoder", "bloom"),
     *("mixtral", "deepseek_v3", "bamba", "falcon_h1", "recurrent_gemma"),
 )
-HEADS = [(0, 1), (0, 3), (1, 0), (1, 2)]
+LAYERS = (1, 0)
 NEAR = {"rtol": 2e-4, "atol": 2e-4}
 """For float32 logits of a few units."""
 FELT = 0.02
@@ -54,37 +56,48 @@ def random(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def both(model: nn.Module, family: Family, strength: float) -> Adapter:
-    shape = (len(HEADS), family.head_dim)
-    return HeadAdapter(HEADS, strength * random(*shape), strength * random(*shape, seed=4))
+def heads_of(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Two heads of each layer, not in order."""
+    return [(layer, (layer + head) % 4) for layer in layers for head in (1, 3)]
 
 
-def scales(model: nn.Module, family: Family, strength: float) -> Adapter:
-    return HeadAdapter(HEADS, scales=strength * random(len(HEADS), family.head_dim))
+def both(model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS) -> Adapter:
+    heads = heads_of(layers)
+    shape = (len(heads), family.head_dim)
+    return HeadAdapter(heads, strength * random(*shape), strength * random(*shape, seed=4))
 
 
-def answer_heads(model: nn.Module, family: Family, strength: float) -> Adapter:
-    return AnswerHeadAdapter(HEADS, strength * random(len(HEADS), family.head_dim))
+def scales(model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS) -> Adapter:
+    heads = heads_of(layers)
+    return HeadAdapter(heads, scales=strength * random(len(heads), family.head_dim))
 
 
-def gates(model: nn.Module, family: Family, strength: float) -> Adapter:
-    shape = (len(HEADS), family.head_dim)
+def answer_heads(model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS) -> Adapter:
+    heads = heads_of(layers)
+    return AnswerHeadAdapter(heads, strength * random(len(heads), family.head_dim))
+
+
+def gates(model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS) -> Adapter:
+    heads = heads_of(layers)
+    shape = (len(heads), family.head_dim)
     # Shut without strength, whatever the noise.
-    logits = torch.full((2, len(HEADS)), 1.0 if strength else -100.0)
-    adapter = GatedHeads(HEADS, random(*shape), random(*shape, seed=4), logits, seed=5)
+    log_gates = torch.full((2, len(heads)), 1.0 if strength else -100.0)
+    adapter = GatedHeads(heads, random(*shape), random(*shape, seed=4), log_gates, seed=5)
     adapter.begin_step(3)
     return adapter
 
 
-def stream(model: nn.Module, family: Family, strength: float) -> Adapter:
-    return StreamAdapter([1, 0], strength * random(2, HIDDEN))
+def stream(model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS) -> Adapter:
+    return StreamAdapter(layers, strength * random(len(layers), HIDDEN))
 
 
-def subspace(model: nn.Module, family: Family, strength: float, *, tied: bool = True) -> Adapter:
-    shape = (2, 1 if tied else 2, 3, HIDDEN)
+def subspace(
+    model: nn.Module, family: Family, strength: float, layers: Sequence[int] = LAYERS, *, tied: bool = True
+) -> Adapter:
+    shape = (len(layers), 1 if tied else 2, 3, HIDDEN)
     basis = orthonormal(random(*shape))
     weight, bias = basis + strength * 0.3 * random(*shape, seed=4), strength * random(*shape[:3], seed=5)
-    return SubspaceAdapter([1, 0], basis, weight, bias, first=2, last=1, tied=tied)
+    return SubspaceAdapter(layers, basis, weight, bias, first=2, last=1, tied=tied)
 
 
 def peft(model: nn.Module, config: dict, strength: float) -> Adapter:
@@ -106,15 +119,18 @@ def weights(model: nn.Module, family: Family, strength: float) -> Adapter:
     return adapter
 
 
-Kind = Callable[[nn.Module, Family, float], Adapter]
-KINDS: dict[str, Kind] = {
+IN_LAYERS: dict[str, Callable[..., Adapter]] = {
     "heads": both,
     "heads, scales": scales,
     "answer_heads": answer_heads,
     "gates": gates,
     "stream": stream,
     "subspace, tied": subspace,
-    "subspace, untied": lambda *case: subspace(*case, tied=False),
+    "subspace, untied": partial(subspace, tied=False),
+}
+"""What edits some layers alone, and says which is the lowest."""
+KINDS: dict[str, Callable[..., Adapter]] = {
+    **IN_LAYERS,
     "lora": lambda model, family, strength: peft(model, {"peft_type": "LORA", "r": 4}, strength),
     "ia3": lambda model, family, strength: peft(model, {"peft_type": "IA3", "feedforward_modules": []}, strength),
     "weights": weights,
@@ -260,6 +276,38 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(model, name, make)
     assert trained
     for path, parameter in trained.items():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), path
+
+
+def test_layers_that_make_their_activations_anew_give_the_same_gradients(model, make):
+    adapter, examples = make(), [Example(row) for row in rows()]
+    adapter.begin_step(0)
+    found = []
+    for checkpointing in (nullcontext(), activation_checkpointing(model)):
+        adapter.zero_grad()
+        with checkpointing, adapter.attach(model), adapter.reading(rows_of(examples), max(len(r.ids) for r in rows())):
+            # As training does, the way back is within the reading, too.
+            task_loss(model, examples, pad_id=PADDING, beta=0.5, adapter=adapter).backward()
+        found.append([parameter.grad for parameter in adapter.parameters() if parameter.grad is not None])
+    assert found[0]
+    for plain, anew in zip(*found, strict=True):
+        torch.testing.assert_close(anew, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", IN_LAYERS)
+def test_losses_from_kept_states_of_the_layers_below_are_those_of_all_layers(model, name, kind):
+    adapter, examples = IN_LAYERS[kind](model, FAMILIES[name], 1.0, [1]), [Example(row) for row in rows()]
+    adapter.begin_step(0)
+    assert adapter.lowest_layer == 1
+    kept = keep_prefix(model, head_layout(model), 1, rows_of(examples), pad_id=PADDING, batch_size=2, name="run")
+    assert kept is not None
+    losses = []
+    with adapter.attach(model):
+        for start in (kept, None):
+            loss = task_loss(model, examples, pad_id=PADDING, beta=0.5, kept=start, adapter=adapter)
+            losses.append((loss, *torch.autograd.grad(loss, list(adapter.parameters()))))
+    for ours, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert abs(losses[0][0] - task_loss(model, examples, pad_id=PADDING, beta=0.5)) > 1e-3
 
 
 def test_without_strength_the_model_is_to_the_bit_the_base(model, make):
