@@ -310,6 +310,31 @@ def test_losses_from_kept_states_of_the_layers_below_are_those_of_all_layers(mod
     assert abs(losses[0][0] - task_loss(model, examples, pad_id=PADDING, beta=0.5)) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["llama, 2 kv heads", "gpt2"])
+@pytest.mark.parametrize("kind", IN_LAYERS)
+def test_modules_of_peft_read_what_another_edits_whichever_came_first_and_they_leave_in_any_order(model, name, kind):
+    one, other = (KINDS[which](model, FAMILIES[name], 1.0) for which in (kind, "lora"))
+    before, plain = condition(model), logits(model)
+    with one.attach(model):
+        alone = logits(model, one)
+    together = []
+    for first, second in ((one, other), (other, one)):
+        for leaves in (0, 1):
+            attached = {id(first): first.attach(model), id(second): second.attach(model)}
+            together.append(logits(model, one))
+            list(attached.values())[leaves].detach()
+            left = second if leaves == 0 else first
+            # What is left is at work as if it had been alone.
+            if left is one:
+                assert all(torch.equal(*pair) for pair in zip(logits(model, one), alone, strict=True))
+            attached[id(left)].detach()
+            assert condition(model) == before
+            assert all(torch.equal(*pair) for pair in zip(logits(model), plain, strict=True))
+    for way in together[1:]:
+        assert all(torch.equal(*pair) for pair in zip(way, together[0], strict=True))
+    assert min(map(distance, together[0], alone)) > FELT
+
+
 def test_without_strength_the_model_is_to_the_bit_the_base(model, make):
     adapter, plain = make(0.0), logits(model)
     with adapter.attach(model):
