@@ -15,6 +15,7 @@ from lofit import HeadAdapter, head_layout, load_adapter
 from lofit.adapters.answer_heads import AnswerHeadAdapter
 from lofit.adapters.base import Adapter
 from lofit.adapters.gates import GatedHeads
+from lofit.adapters.kinds import PACKAGE
 from lofit.adapters.peft import PeftAdapter
 from lofit.adapters.stream import StreamAdapter
 from lofit.adapters.subspace import SubspaceAdapter, orthonormal
@@ -24,6 +25,7 @@ from lofit.models.logprobs import score_groups
 from lofit.models.prefix import keep_prefix
 from lofit.models.runtime import activation_checkpointing
 from lofit.models.tokens import Encoded
+from lofit.pages import find_page, page_names
 from lofit.training.examples import Example, rows_of
 from lofit.training.loss import task_loss
 from tests.families import FAMILIES, HIDDEN, VOCABULARY, Family, build, positions
@@ -154,6 +156,13 @@ def make(request, model, name):
 
 
 # ------------------------------------------------------------------------------------------------------ the battery
+
+
+def test_no_kind_is_missing():
+    model = build(NAMES[0], torch.float32)
+    tried = {type(make(model, FAMILIES[NAMES[0]], 1.0)) for make in KINDS.values()}
+    pages = [find_page(PACKAGE, page, what="kind") for page in page_names(PACKAGE)]
+    assert {page.ADAPTER for page in pages if hasattr(page, "ADAPTER")} <= tried
 
 
 def test_a_model_is_edited_while_an_adapter_is_attached_and_to_the_bit_what_it_was_afterwards(model, make):
