@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from lofit.scoring.drift import drift
-
 from lofit.adapters.kinds import load_adapter
 from lofit.errors import LofitError
 from lofit.models.runtime import be_deterministic
+from lofit.scoring.drift import drift
 from lofit.scoring.metrics import means
 from lofit.scoring.predict import predict, score_table
 from lofit.storage.files import read_json, write_json, write_jsonl

@@ -1,5 +1,6 @@
 """The families of decoders that the battery runs over, as tiny random models."""
 
+import inspect
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -216,3 +217,9 @@ def build(name: str, dtype: torch.dtype, attention: str | None = None) -> nn.Mod
         elif path.endswith("bias"):
             nn.init.normal_(weight, std=0.1)
     return model
+
+
+def positions(model: nn.Module, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Positions that begin at a row's first token, for the models that do not count them from the mask."""
+    counted = "position_ids" not in inspect.signature(model.forward).parameters
+    return {} if counted else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}

@@ -192,6 +192,7 @@ class PeftAttachment:
         adapter._added += made.added
         for swap in made.swaps:
             swap.new.register_forward_hook(_in_dtype_of(swap))
+            _exchange_pre_hooks(swap)
             swap.parent._modules[swap.name] = swap.new
         forget_compiled_code()
 
@@ -201,6 +202,7 @@ class PeftAttachment:
         self._adapter.finish_step()
         for swap in reversed(self._swaps):
             swap.parent._modules[swap.name] = swap.old
+            _exchange_pre_hooks(swap)
         gone = {id(module) for module in self._added}
         self._adapter._added = [module for module in self._adapter._added if id(module) not in gone]
         # They hold the model's modules.
@@ -212,6 +214,18 @@ class PeftAttachment:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.detach()
+
+
+def _exchange_pre_hooks(swap: Swap) -> None:
+    """Give what edits a module's input to the one that stands in for it, and back again.
+
+    The module inside reads only a part of what the whole one does: of an output projection under LoRA, B A z would be
+    made of a z without the edit of heads. The dicts are exchanged, not what they hold: handles remove hooks from them.
+    """
+    for kind in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        before, now = getattr(swap.old, kind), getattr(swap.new, kind)
+        setattr(swap.old, kind, now)
+        setattr(swap.new, kind, before)
 
 
 def _in_dtype_of(swap: Swap) -> Any:

@@ -1,6 +1,5 @@
 """What editing heads does to a decoder: one battery over the families of `tests/families.py`."""
 
-import inspect
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from lofit import HeadAdapter, head_layout
-from tests.families import FAMILIES, HEADS, LAYERS, VOCABULARY, Family, build
+from tests.families import FAMILIES, HEADS, LAYERS, VOCABULARY, Family, build, positions
 
 EDITED = [(0, 1), (0, 3), (1, 0), (1, 2)]
 NEAR = {"rtol": 2e-4, "atol": 2e-4}
@@ -224,12 +223,6 @@ def pad_first_row(tokens: torch.Tensor, side: str) -> tuple[torch.Tensor, torch.
     batch[0, row] = tokens[0, :4]
     batch[0, padding] = mask[0, padding] = 0
     return batch, mask
-
-
-def positions(model: nn.Module, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Positions that begin at a row's first token, for the models that do not count them from the mask."""
-    counted = "position_ids" not in inspect.signature(model.forward).parameters
-    return {} if counted else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def generate(model: nn.Module, batch: torch.Tensor, mask: torch.Tensor, *, use_cache: bool) -> torch.Tensor:
