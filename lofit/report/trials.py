@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lofit.report.markdown import from_columns
+from lofit.storage.trials import best_trial
 
 Trials = Sequence[Mapping[str, Any]]
 """One search, in its order: `settings`, `score` and `loss` of each configuration. One that failed has no finite score:
@@ -54,7 +55,7 @@ def lines_of(method: str, parts: Sequence[Trials]) -> list[tuple[str, str, str, 
 def chosen(trials: Trials) -> Mapping[str, Any] | None:
     """What the search returned: the best score, ties by the lower loss, then the first; None if all failed."""
     finished = [trial for trial in trials if worked(trial)]
-    return max(finished, key=lambda trial: (trial["score"], -trial["loss"])) if finished else None
+    return best_trial(finished) if finished else None
 
 
 def worked(trial: Mapping[str, Any]) -> bool:
