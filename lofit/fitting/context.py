@@ -68,9 +68,6 @@ class Context:
     scoring: Scoring | None = None
     """How a search scores its candidates; None for what the records' shape says."""
 
-    shares_checkpoints: bool = False
-    """Whether the checkpoint folder keeps every run of training for other fits, too, as a search does."""
-
 
 def make_subject(
     model: PreTrainedModel,
@@ -110,7 +107,6 @@ def make_subject(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=context.progress or Progress(),
         activations=context.activations,
-        keeps_runs=context.shares_checkpoints,
     )
     return subject, context.scoring or Scoring(metric)
 

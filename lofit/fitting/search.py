@@ -53,6 +53,7 @@ def search(
     """
     if not subject.val:
         raise LofitError("tune: got a grid, but no validation records (val); expected some to choose by")
+    subject.score_reference()
     began, outer = time.monotonic(), subject.progress
     best: tuple[tuple[float, float], Adapter, Settings, Progress] | None = None
     trials: list[Trial] = []
@@ -64,7 +65,8 @@ def search(
             adapter = fit(part, settings)
         except LofitError as error:
             # A rate that diverges is a bad candidate, no end of the search.
-            failures.append(f"{point}: {error}")
+            failures.append(f"{described(point)}: {error}")
+            tqdm.write(f"{title}: {failures[-1]}")
             trials.append(Trial(point, -math.inf, math.inf))
             continue
         trial = Trial(point, *scores_on_val(part, adapter, settings, scoring))

@@ -61,6 +61,9 @@ class Subject(Case):
 
     progress: loop.Progress = field(default_factory=loop.Progress)
 
+    before_training: tuple[Pairs, Pairs] | None = field(default=None, init=False)
+    """DPO's reference of the last run of training, where that is the adapter as it was before."""
+
     title: str = "train"
     """What the progress bar and the messages of training are called, where `progress` has no name for it."""
 
@@ -72,6 +75,7 @@ class Subject(Case):
         """
         model = self.model
         adapter.to(model.device)
+        self.before_training = None
         splits = self._examples(adapter, settings.max_length)
         facts = (settings.model_dump(), self.seed, describe(adapter), sample(model))
         inputs = fingerprint(*facts, *adapter.state_dict().values(), *map(repr, splits))
@@ -97,9 +101,17 @@ class Subject(Case):
         return rows
 
     def loss_on_val(self, adapter: Adapter, settings: Settings) -> float:
-        """The task's loss on the validation records, trained or not, without penalty."""
+        """The task's loss on the validation records, trained or not, without penalty.
+
+        DPO's reference is that of training; of an adapter that was not trained, the base model.
+        """
         trained = self.loss_settings(settings)
-        return self._mean_loss(adapter, self._examples(adapter, trained.max_length)[1], trained)
+        return self._mean_loss(adapter, self._examples(None, trained.max_length)[1], trained)
+
+    def score_reference(self) -> None:
+        """Compute DPO's reference for all fits of this subject, where data and base model alone decide it."""
+        if self.objective.shares_reference and self.references is None:
+            self.references = self._score_pairs(None)
 
     def record_losses(self, adapter: Adapter, settings: Settings) -> Iterator[Tensor]:
         """The task's loss of each training record by itself, with what it was computed from, in their order.
@@ -152,11 +164,17 @@ class Subject(Case):
             batch_size=self.runtime.micro_batch_size or settings.batch_size,
         )
 
-    def _examples(self, adapter: Adapter, max_length: int) -> tuple[list[Example], list[Example]]:
-        """The training and the validation records as tokens, with DPO's reference where they are pairs."""
-        references = self.references if self.objective.kind == "dpo" else None
-        if self.objective.kind == "dpo" and references is None:
-            references = self._score_pairs(adapter)
+    def _examples(self, adapter: Adapter | None, max_length: int) -> tuple[list[Example], list[Example]]:
+        """The training and the validation records as tokens, with DPO's reference where they are pairs.
+
+        Args:
+            adapter: as it is before training, which may be the reference; None where it has been trained.
+        """
+        references = None
+        if self.objective.kind == "dpo":
+            references = self.references or self.before_training or self._score_pairs(adapter)
+            if adapter is not None and not self.objective.shares_reference:
+                self.before_training = references
         vocabulary = vocabulary_of(self.model, self.tokenizer)
         train, val = (
             prepare(
@@ -171,11 +189,11 @@ class Subject(Case):
         )
         return train, val
 
-    def _score_pairs(self, adapter: Adapter) -> tuple[Pairs, Pairs]:
+    def _score_pairs(self, adapter: Adapter | None) -> tuple[Pairs, Pairs]:
         """DPO's reference, under the model as it is or with the adapter as it is before training."""
-        initial = self.objective.reference == "initial"
-        reading = adapter.reader if initial else None
-        with adapter.attach(self.model, self.layout) if initial else nullcontext():
+        initial = adapter if self.objective.reference == "initial" else None
+        reading = initial.reader if initial else None
+        with initial.attach(self.model, self.layout) if initial else nullcontext():
             return (
                 pair_logprobs(self.model, self.tokenizer, self.records, self.objective, reading=reading),
                 pair_logprobs(self.model, self.tokenizer, self.val, self.objective, reading=reading),

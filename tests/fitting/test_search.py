@@ -12,7 +12,7 @@ from lofit.fitting.context import Context, Scoring
 from lofit.fitting.grid import candidates, grid
 from lofit.methods import lofit as lofit_page
 from lofit.settings import NotNegative, Settings
-from lofit.tasks.record import Metric
+from lofit.tasks.record import Metric, Objective
 from lofit.training.loop import Progress
 from lofit.training.subject import Subject
 
@@ -207,7 +207,22 @@ def test_an_adapter_of_any_kind_is_read_by_what_its_folder_says(tmp_path):
     assert torch.equal(lofit.load_adapter(tmp_path).offsets, made.offsets)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"kind": "heads"', '"kind": "unheard_of"'))
-    with pytest.raises(LofitError, match=r"kind: got 'unheard_of'; expected heads.*, or a newer lofit"):
+    with pytest.raises(LofitError, match=r"kind: got 'unheard_of'; expected answer_heads, heads, .*, or a newer lofit"):
         lofit.load_adapter(tmp_path)
     with pytest.raises(LofitError, match="got an adapter of kind unheard_of; expected heads"):
         HeadAdapter.from_pretrained(tmp_path)
+
+
+def test_the_reference_of_an_untrained_adapter_stays_that_of_training(model, tokenizer):
+    """Protocol lofit: the reference carries the fresh adapter. Scored with the trained one, each loss would be ln 2."""
+    pairs = [
+        {"prompt": "Q: a? A:", "chosen": " b", "rejected": " c"},
+        {"prompt": "Q: d? A:", "chosen": " e", "rejected": " f"},
+    ]
+    plain, searched = Progress(), Progress()
+    objective = Objective("dpo", reference="initial")
+    for progress, options in ((plain, {"lr": 0.3}), (searched, {"tune": {"lr": [0.3]}})):
+        context = Context(objective=objective, progress=progress)
+        lofit.fit(model, tokenizer, pairs, heads=HEADS, val=pairs, epochs=4, context=context, **options)
+    assert searched.val_loss == pytest.approx(plain.val_loss, abs=1e-6)
+    assert plain.val_loss < math.log(2) - 0.05
