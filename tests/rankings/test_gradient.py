@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lofit import LofitError, Record, head_layout
-from lofit.fitting.fit import rank_heads
+from lofit.fitting.rank_heads import scores_of_heads
 from lofit.rankings import gradient
 from lofit.tasks.record import Objective
 from lofit.training.reference import pair_logprobs
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_the_same_for_every_record_has_no_error(model, tokeni
 def test_a_fit_ranks_by_it(make_model, tokenizer):
     model = make_model()
     model.requires_grad_(True)
-    scores = rank_heads(make_subject(model, tokenizer), "gradient", {"score": "norm"})
+    scores = scores_of_heads(make_subject(model, tokenizer), "gradient", {"score": "norm"})
     np.testing.assert_allclose(
         scores, np.linalg.norm(by_hand(model, tokenizer, "cross_entropy").mean(0), axis=-1), rtol=1e-3
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lofit import methods, rankings
 from lofit.errors import LofitError
 from stages.params import effective, presets
 from stages.params.load import load
@@ -58,7 +59,10 @@ def test_a_shipped_preset_changes_what_it_names_and_nothing_else(params, file):
     assert presets.apply(params, file) == []
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+OF_MODELS = [file for file in SHIPPED if "model:" in file.read_text()]
+
+
+@pytest.mark.parametrize("file", OF_MODELS, ids=lambda file: file.stem)
 def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(params, file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"#   python -m stages.preset {file.stem} && dvc repro" in head and len(head[0]) > 20
@@ -66,7 +70,7 @@ def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(para
     made = load(params)
     assert made.run.tasks == ["truthfulqa", "mquake", "clutrr"] and len(made.run.seeds) == 2
     assert made.tasks["truthfulqa"].preprocess.folds == [0, 1]
-    assert {task.fetch_data.source for task in made.tasks.values()} == {"public"}
+    assert {made.tasks[task].fetch_data.source for task in made.run.tasks} == {"public"}
     share = {
         method: effective.selection(made, "mquake", method).k / effective.selection(made, "mquake", "lofit_3pct").k
         for method in ("lofit_3pct", "lofit_10pct")
@@ -164,3 +168,18 @@ def leaves(block, prefix=""):
 
 def comments(text):
     return [line for line in text.splitlines() if line.strip().startswith("#")]
+
+
+def test_all_methods_runs_every_method_and_every_ranking(params):
+    """A page without a row here would be a method that nobody has seen run."""
+    presets.apply(params, ROOT / "presets" / "all_methods.yaml")
+    made = load(params)
+    assert {made.methods[row].kind for row in made.run.rows} == set(methods.names())
+    rankings_used = {
+        effective.selection(made, task, row).ranking for task in made.run.tasks for row in made.run.lofit_rows
+    }
+    # A list of heads is a file of the user's.
+    assert rankings_used == set(rankings.names()) - {"listed"}
+    named = {made.run.comparisons.reference, *made.run.comparisons.rows}
+    assert named <= set(made.run.rows) and effective.selection(made, "mquake", "same_layers").settings.draws == 5
+    assert effective.selection(made, "mquake", "random_heads").settings.draws >= 10

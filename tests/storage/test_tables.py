@@ -23,9 +23,9 @@ def test_norms_survive_their_file(tmp_path, norms):
     write_norms(tmp_path / "norms.csv", {0: norms, 1: 2 * norms})
     read = read_norms(tmp_path / "norms.csv")
     assert list(read) == [0, 1]
-    np.testing.assert_allclose(read[0], norms, atol=1e-6)
-    np.testing.assert_allclose(read[1], 2 * norms, atol=1e-6)
-    assert (tmp_path / "norms.csv").read_text().startswith(f"fold,layer,head,norm\n0,0,0,{norms[0, 0]:.6f}\n0,0,1,")
+    np.testing.assert_allclose(read[0], norms, rtol=1e-8)
+    np.testing.assert_allclose(read[1], 2 * norms, rtol=1e-8)
+    assert (tmp_path / "norms.csv").read_text().startswith(f"fold,layer,head,norm\n0,0,0,{norms[0, 0]:.9g}\n0,0,1,")
 
 
 def test_a_single_norm_survives_its_file(tmp_path):
