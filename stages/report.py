@@ -27,18 +27,20 @@ SUMMARY = """# Results
 
 Model `{model}`; {splits}; seeds {seeds}.
 A score is a mean over {averaged}, with a 95 % bootstrap interval; a gain is measured against the
-untouched base model on the same questions.{compared}{drift} Heads are layer.head.
+untouched base model on the same questions. Heads are layer.head.{compared}{drift}
 
 {primary}
 
 ![Scores](scores.png)
 """
 
-COMPARED = """ A difference is that to `{reference}` on the same questions (paired bootstrap), its p after
-Holm's correction over the {number} comparisons that params.yaml names."""
+COMPARED = """
+A difference is that to `{reference}` on the same questions (paired bootstrap); its p is after Holm's correction
+over the {number} comparisons that params.yaml names."""
 
-DRIFT = """ Drift is what a neutral text costs more than under the base, as cross-entropy and as KL
-divergence, in nats per token."""
+DRIFT = """
+Drift is what a neutral text costs more than under the base, as cross-entropy and as KL divergence, in nats per
+token."""
 
 FIGURES = """![Scores against trained numbers](pareto.png)
 

@@ -36,7 +36,7 @@ def drift(
     """Compare `model` with the adapter and without it on `text`.
 
     The text is cut into pieces, and each is read as a prompt of its own: an adapter that acts at some positions acts
-    at those of each piece.
+    at those of each piece. One that edits answers reads it as an answer.
 
     Args:
         layout: that of `model`; found where it is left open.
@@ -62,7 +62,7 @@ def drift(
     ce, kl = 0.0, 0.0
     with frozen(model), deterministic():
         for first in range(0, len(pieces), batch_size):
-            some = pieces[first : first + batch_size]
+            some = [reread(piece, adapter) for piece in pieces[first : first + batch_size]]
             batch = collate(some, pad_id=padding, device=model.device)
             del batch["labels"]
             width = batch["input_ids"].shape[1]
@@ -96,6 +96,11 @@ def pieces_of(
     for piece in kept:
         vocabulary.check(piece.ids, text)
     return kept
+
+
+def reread(piece: Encoded, adapter: Adapter) -> Encoded:
+    """A piece as what an adapter acts on: a prompt; or what follows one, where that is what it edits."""
+    return Encoded(piece.ids, 1) if adapter.edits_generated else piece
 
 
 def drift_of_row(before: Tensor, after: Tensor, ids: Sequence[int]) -> tuple[float, float]:

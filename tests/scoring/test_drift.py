@@ -7,6 +7,7 @@ import torch
 from tokenizers import processors
 
 from lofit import HeadAdapter
+from lofit.adapters.answer_heads import AnswerHeadAdapter
 from lofit.adapters.attachment import Attachment
 from lofit.errors import LofitError
 from lofit.models.layout import head_layout
@@ -158,3 +159,13 @@ def test_what_cannot_be_measured_is_refused_in_one_line(model, tokenizer, change
     arguments = {"text": NEUTRAL, **changes}
     with pytest.raises(LofitError, match=message):
         drift(model, tokenizer, adapter=random_adapter(), **arguments)
+
+
+def test_what_edits_answers_reads_the_text_as_one(model, tokenizer):
+    """Read as prompts, an edit of answers would seem to change nothing but each piece's end."""
+    everywhere = random_adapter()
+    answers = AnswerHeadAdapter(HEADS, everywhere.offsets)
+    options = {"rows": 3, "length": 16}
+    assert drift(model, tokenizer, NEUTRAL, answers, **options) == drift(
+        model, tokenizer, NEUTRAL, everywhere, **options
+    )
