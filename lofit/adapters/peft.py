@@ -53,8 +53,8 @@ class PeftShape(Shape):
 class PeftAdapter(Adapter):
     """The tensors of an adapter of PEFT, under the names of PEFT's files.
 
-    PEFT's modules are made anew whenever it is attached, and use these very tensors. Tensors of floating point are
-    float32 whatever the model's dtype; what a module puts out has the dtype of the one that it stands in for.
+    PEFT's modules are made each time it is attached, and use these tensors themselves. Those of floating point are
+    float32, also where the model is not; the output of a module has the dtype of the one that it replaces.
 
     Args:
         config: the PEFT config as plain values, with the modules that it targets.

@@ -167,12 +167,11 @@ def validated(
     lines = []
     for fault in faults:
         key = fault.split(":")[0].split(".")[0]
-        place = (
-            f"methods.{row}.tune"
-            if key in (params.methods[row].tune or {}) and block in ("fit", "tune_bias")
-            else f"methods.{row}.fit"
-            if block == "fit"
-            else block_key(params, task, row, block, key).rpartition(".")[0]
-        )
+        if block in ("fit", "tune_bias") and key in (params.methods[row].tune or {}):
+            place = f"methods.{row}.tune"
+        elif block == "fit":
+            place = f"methods.{row}.fit"
+        else:
+            place = block_key(params, task, row, block, key).rpartition(".")[0]
         lines.append(f"{place}.{fault}")
     raise LofitError("\n".join(lines))
