@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lofit.errors import LofitError
 from lofit.models.layout import HeadLayout
+from lofit.models.named import SUFFIX
+from lofit.models.shipped import SHIPPED, check_installed
 from lofit.rankings.listed import read_head_list
 from lofit.storage.files import read_json
 from lofit.tasks.user_data import HUB_ID
@@ -28,13 +30,26 @@ LEFT_BEHIND = (
 def check() -> None:
     params = load(paths.PARAMS)
     read_runtime()
-    if faults := faulty_sources(params) + faulty_texts(params) + faulty_head_files(params):
+    if faults := faulty_model(params) + faulty_sources(params) + faulty_texts(params) + faulty_head_files(params):
         raise LofitError("\n".join(f"{paths.PARAMS}: {fault}" for fault in faults))
-    if paths.BASE_MODEL.exists() and (known := read_json(paths.BASE_MODEL))["name"] == params.model.name:
+    if paths.BASE_MODEL.exists() and (known := read_json(paths.BASE_MODEL))["name"] == params.model.full_name:
         # Of a model that was never resolved, the stage base_model does it.
         check_heads(params, HeadLayout.from_json(known["layout"]).size)
     shutil.rmtree(paths.PLAN, ignore_errors=True)
     write_plans(params)
+
+
+def faulty_model(params: Params) -> list[str]:
+    """A GGUF file that is not there, or whose package is not installed."""
+    name = params.model.name
+    try:
+        if name in SHIPPED and not Path(name).is_dir():
+            check_installed(name)
+    except LofitError as error:
+        return [f"model.name: {error}"]
+    if name.endswith(SUFFIX) and not Path(name).is_file():
+        return [f"model.name: got {name!r}, which is not there; expected a GGUF file{left_behind(name)}"]
+    return []
 
 
 def faulty_sources(params: Params) -> list[str]:

@@ -14,6 +14,7 @@ PAPER = PRESETS / "paper.csv"
 ARTIFACTS = Path("artifacts")
 PLAN = ARTIFACTS / "plan"
 DEMO = ARTIFACTS / "demo"
+CONVERTED = ARTIFACTS / "converted"
 BASE_MODEL = ARTIFACTS / "base_model.json"
 RELEASE = ARTIFACTS / "release"
 

@@ -17,14 +17,15 @@ FOLDER_HASH = 64
 
 
 def base_of(adapter: str, made_from: "Provenance") -> tuple[str, str]:
-    """What an adapter calls its base model, and the folder or the hub id where that is now.
+    """What an adapter calls its base model, and what to find it by now: a folder, a hub id, or a GGUF file's name.
 
-    A relative folder is looked for here and then in each of the folders around the adapter's, since it was relative to
+    A relative path is looked for here and then in each of the folders around the adapter's, since it was relative to
     the project in which the adapter was made. What was a folder is never looked for on the hub.
 
     Raises:
         LofitError: no base model is named, or it was a folder, which is nowhere there.
     """
+    from lofit.models.named import is_gguf
     from lofit.models.places import looks_like_path
 
     if made_from.base_model is None:
@@ -34,8 +35,11 @@ def base_of(adapter: str, made_from: "Provenance") -> tuple[str, str]:
         return name, name
     parents = Path(adapter).resolve().parents if Path(adapter).is_dir() else ()
     for place in (Path(), *parents):
-        if (place / name).is_dir():
+        if (place / name).is_dir() or (is_gguf(name) and (place / name).is_file()):
             return name, str(place / name)
+    if is_gguf(name):
+        # A package has it, or the hub.
+        return name, name
     was_folder = len(made_from.base_revision or "") == FOLDER_HASH
     if was_folder or name == str(DEMO) or looks_like_path(name):
         raise LofitError(

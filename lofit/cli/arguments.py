@@ -1,20 +1,29 @@
 """Arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lofit.errors import LofitError
 
-DEMO = Path("artifacts/demo/model")
+if TYPE_CHECKING:
+    from lofit.models.named import Found
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a Hugging Face id, or demo.")]
+DEMO = Path("artifacts/demo/model")
+CONVERTED = Path(".cache/models")
+KINDS = "A folder, a Hugging Face id, a GGUF file, smollm2-135m, gemma3-270m, or demo."
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPE_HELP = "Of the weights; auto is bfloat16 where this machine computes in it."
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=KINDS)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
-def model_source(model: str) -> str:
-    """Where to read the model called so from; `demo` is the one that the pipeline has trained."""
+def find_base(model: str, revision: str | None = None) -> "Found":
+    """The model called so; `demo` is the one that the pipeline has trained, and GGUF files are converted."""
+    from lofit.models.named import find_model
+
     if model == "demo" and not DEMO.is_dir():
         raise LofitError(f"{DEMO}: no such folder; expected once `dvc repro base_model` has trained the demo model")
-    return str(DEMO) if model == "demo" else model
+    return find_model(str(DEMO) if model == "demo" else model, revision=revision, cache=CONVERTED)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lofit.cli.adapter_base import base_of, check_revision
-from lofit.cli.arguments import Revision, model_source
+from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base
 from lofit.errors import LofitError
 from lofit.storage.files import check_free
 
@@ -23,14 +23,14 @@ def export(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="The base model: a folder, a hub id, or demo. By default, what the adapter names."),
+        typer.Option(help=f"The base model. {KINDS} By default, what the adapter names."),
     ] = None,
     revision: Revision = None,
     engine: Annotated[
         Literal["transformers", "vllm", "llama.cpp"],
         typer.Option(help="What is to run the checkpoint; one that it is known to mangle is not written."),
     ] = "transformers",
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help=DTYPE_HELP)] = "float32",
     quantization: Annotated[
         Literal["bitsandbytes_4bit", "bitsandbytes_8bit"] | None, typer.Option(help="Quantise the base model.")
     ] = None,
@@ -54,7 +54,7 @@ def export(
     from lofit.export.checkpoint import export_checkpoint
     from lofit.export.merge import check_exportable
     from lofit.models.base import resolve
-    from lofit.models.runtime import pick_device
+    from lofit.models.runtime import pick_device, pick_dtype
 
     if to != "hf":
         # Fails where peft is not installed, before anything is loaded.
@@ -65,21 +65,17 @@ def export(
     if to != "hf" and not isinstance(edits, HeadAdapter):
         raise LofitError(f"--to: got {to} for an adapter of kind {edits.kind}; expected hf")
     made_from = edits.provenance
-    if model is None:
-        name, source = base_of(adapter, made_from)
-    else:
-        name = source = model_source(model)
-    check_apart(out, adapter, source)
     chosen = model is not None or revision is not None
-    if not chosen:
-        revision = made_from.commit
+    name, place_of_base = base_of(adapter, made_from) if model is None else (None, model)
+    found = find_base(place_of_base, revision if chosen else made_from.commit)
+    check_apart(out, adapter, found.source)
     place = pick_device(device)
     base = resolve(
-        name,
-        source=source,
-        revision=revision,
+        name or found.name,
+        source=found.source,
+        revision=found.revision,
         projection=made_from.target_module,
-        dtype=dtype,
+        dtype=pick_dtype(dtype, device),
         quantization=quantization,
     )
     check_revision(adapter, made_from, base, chosen=chosen)

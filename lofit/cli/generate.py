@@ -1,13 +1,13 @@
 """lofit generate: continuations without and with an adapter."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from lofit.cli.adapter_base import check_revision
-from lofit.cli.arguments import Revision, model_source
+from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base
 from lofit.cli.terminal import columns, terminal
 from lofit.errors import LofitError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What the model is to continue.")],
-    model: Annotated[str, typer.Option(help="A folder, a Hugging Face id, or demo.")],
+    model: Annotated[str, typer.Option(help=KINDS)],
     adapter: Annotated[str | None, typer.Option(help="A folder that holds an adapter, or its Hugging Face id.")] = None,
     revision: Revision = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 32,
@@ -26,7 +26,7 @@ def generate(
     chat_options: Annotated[
         str, typer.Option(metavar="JSON", help="Further variables of the template: '{\"enable_thinking\": false}'.")
     ] = "{}",
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help=DTYPE_HELP)] = "float32",
 ) -> None:
     """Continue prompts greedily, by the model as it is and by the model with an adapter."""
     options = read_options(chat_options)
@@ -36,9 +36,11 @@ def generate(
     from lofit.models import generation
     from lofit.models.base import load, resolve
     from lofit.models.chat import chat_prompt
+    from lofit.models.runtime import pick_dtype
 
     edits = load_adapter(adapter) if adapter else None
-    base = resolve(model_source(model), revision=revision, dtype=dtype)
+    found = find_base(model, revision)
+    base = resolve(found.name, source=found.source, revision=found.revision, dtype=pick_dtype(dtype, "auto"))
     if edits is not None and adapter is not None:
         check_revision(adapter, edits.provenance, base, chosen=True)
     loaded, tokenizer = load(base)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lofit.cli.arguments import model_source
+from lofit.cli.arguments import KINDS, find_base
 from lofit.errors import LofitError
 from lofit.storage.files import check_free
 
@@ -17,9 +17,7 @@ def import_(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     base: Annotated[
         str | None,
-        typer.Option(
-            help="The unedited model, where SOURCE has offsets baked into biases: a folder, a Hugging Face id, or demo."
-        ),
+        typer.Option(help=f"The unedited model, where SOURCE has offsets baked into biases. {KINDS}"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into OUT even if it holds something.")] = False,
 ) -> None:
@@ -42,7 +40,8 @@ def import_(
     if base is None:
         adapter = import_checkpoint(source)
     else:
-        adapter = import_baked(source, resolve(base, source=model_source(base), dtype="float32"))
+        found = find_base(base)
+        adapter = import_baked(source, resolve(base, source=found.source, dtype="float32"))
     adapter.save_pretrained(out)
     kinds = " and ".join(adapter.vectors())
     numbers = sum(vector.numel() for vector in adapter.parameters())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.table import Table
 
-from lofit.cli.arguments import ModelName, Revision, model_source
+from lofit.cli.arguments import ModelName, Revision, find_base
 from lofit.cli.terminal import columns, terminal
 from lofit.errors import LofitError
 
@@ -30,7 +30,8 @@ def inspect(
     from lofit.models.base import skeleton
     from lofit.models.layout import head_layout
 
-    source = model_source(model)
+    found = find_base(model, revision)
+    source, revision = found.source, found.revision
     empty = skeleton(source, revision=revision)
     layout = head_layout(empty, projection=projection)
     console, parameters = terminal(), sum(weight.numel() for weight in empty.parameters())

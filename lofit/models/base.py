@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from lofit.errors import LofitError
+from lofit.models.gguf import Conversion
 from lofit.models.identity import folder_hash, tokenizer_hash
 from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.places import not_found, refuse_non_model
@@ -66,6 +67,9 @@ class BaseModel:
     parameters: int = 0
     """Numbers in its weights, tied ones counted once; 0 where nobody has counted."""
 
+    conversion: Conversion | None = None
+    """Which GGUF file its folder was converted from."""
+
     @property
     def commit(self) -> str | None:
         """The revision to ask the hub for; None where the source is a folder."""
@@ -77,7 +81,8 @@ class BaseModel:
     @classmethod
     def from_json(cls, row: dict) -> Self:
         layout, vocabulary = HeadLayout.from_json(row["layout"]), Vocabulary.from_json(row["vocabulary"])
-        return cls(**{**row, "layout": layout, "vocabulary": vocabulary})
+        conversion = Conversion(**row["conversion"]) if row.get("conversion") else None
+        return cls(**{**row, "layout": layout, "vocabulary": vocabulary, "conversion": conversion})
 
 
 def resolve(
@@ -94,7 +99,7 @@ def resolve(
         name: what to call the model; the hub id or the folder, unless `source` says otherwise.
         revision: branch, tag or commit on the hub.
         projection: the attention output projection's name, where `head_layout` does not find it by itself.
-        loading: how to load it, kept as it is: dtype and quantization (see `BaseModel`).
+        loading: how to load it, kept as it is: dtype, quantization and conversion (see `BaseModel`).
 
     Raises:
         LofitError: the model cannot be found or is gated, or its heads cannot be found.

@@ -130,3 +130,21 @@ def pick_device(name: str) -> torch.device:
         here = f"{torch.accelerator.device_count()} of {found.type}" if found else "no accelerator"
         raise LofitError(f"device: got {name!r}, but this machine has {here}; expected auto, or one that is here")
     return device
+
+
+def pick_dtype(name: str, device: str) -> str:
+    """The dtype called `name`; for `auto` bfloat16 where a device computes in it, else float32.
+
+    A processor does where it has instructions for it. Where it has none, bfloat16 would be slower than float32.
+    """
+    if name != "auto":
+        return name
+    place = pick_device(device)
+    if place.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif place.type == "cpu":
+        known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    else:
+        fast = place.type == "xpu"
+    return "bfloat16" if fast else "float32"

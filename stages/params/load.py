@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from lofit import methods, rankings
 from lofit.errors import LofitError
+from lofit.models.shipped import SHIPPED
 from lofit.pages import find_page, page_names
 from lofit.settings import faults_in
+from lofit.tasks.user_data import HUB_ID
 from stages.params import effective
-from stages.params.schema import GROUPS, Params, Task
+from stages.params.schema import GROUPS, Model, Params, Task
 from stages.params.yaml_file import read_yaml
 
 
@@ -62,14 +64,23 @@ def cross_check(params: Params) -> list[str]:
     for key, values in lists.items():
         twice = dict.fromkeys(value for value in values if values.count(value) > 1)
         faults += [f"run.{key}: got {value!r} twice; expected each once" for value in twice]
-    if params.model.name == "demo" and params.model.revision is not None:
-        faults.append(f"model.revision: got {params.model.revision!r}; expected null for demo")
+    faults += model_faults(params.model)
     for name, task in params.tasks.items():
         faults += task_faults(name, task, params)
     for name in params.methods:
         faults += row_faults(name, params)
     faults += run_faults(params)
     return faults
+
+
+def model_faults(model: Model) -> Iterator[str]:
+    """Keys that only a model on the hub can have."""
+    one_file = model.name in SHIPPED or Path(model.name).suffix == ".gguf"
+    for key in ("revision", "file"):
+        if (value := getattr(model, key)) is not None and (one_file or model.name == "demo"):
+            yield f"model.{key}: got {value!r}; expected null for {model.name}"
+    if model.file is not None and not one_file and not HUB_ID.fullmatch(model.name):
+        yield f"model.name: got {model.name!r}; expected the id of a model on the hub, since model.file is a file of it"
 
 
 @cache

@@ -5,13 +5,12 @@ settings, with every default filled in, and a hash of the code (see `stages.para
 default or of one row's block reruns the cells that it reaches and no others.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lofit import methods, rankings
-from lofit.models.identity import folder_hash
+from lofit.models.identity import file_hash, folder_hash
 from lofit.storage.files import write_json
 from stages.params import effective
 from stages.params.code import code_hash
@@ -32,7 +31,7 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
     demo = model.name == "demo"
     yield ("demo_model",), {"world": model.world if demo else None, "code": code_hash("stages.demo_model")}
     settings = model.model_dump(exclude={"world"})
-    files = folder_hash(Path(model.name), notes=model_notes()) if Path(model.name).is_dir() and not demo else None
+    files = None if demo else model_files(Path(model.name))
     yield ("base_model",), {"settings": settings, "files": files, "code": code_hash("stages.base_model")}
     tasks = {
         task: {"kind": block.kind, "folds": block.preprocess.folds, "split": block.evaluate.split}
@@ -40,7 +39,13 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
         if task in run.tasks
     }
     settings = {
-        **{"model": model.name, "tasks": tasks, "seeds": run.seeds, "rows": run.rows, "lofit_rows": run.lofit_rows},
+        **{
+            "model": model.full_name,
+            "tasks": tasks,
+            "seeds": run.seeds,
+            "rows": run.rows,
+            "lofit_rows": run.lofit_rows,
+        },
         "comparisons": run.comparisons and run.comparisons.model_dump(),
         "kinds": {row: params.methods[row].kind for row in run.rows},
     }
@@ -156,12 +161,19 @@ def search_pages(fit: effective.Fit) -> list[str]:
     return ["lofit.fitting.search"] if fit.tune else []
 
 
+def model_files(place: Path) -> str | None:
+    """SHA-256 of a model that is a folder or a file; None where it is neither."""
+    if place.is_dir():
+        return folder_hash(place, notes=model_notes())
+    return file_hash(place, notes=model_notes()) if place.is_file() else None
+
+
 def files_hash(place: str) -> str | None:
     """SHA-256 of a file, or of the files of a folder; None where `place` is neither."""
     path = Path(place)
     if not place or not path.exists():
         return None
-    return folder_hash(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    return folder_hash(path) if path.is_dir() else file_hash(path)
 
 
 def ranking_pages(default: str | None, arguments: dict[str, Any]) -> list[str]:

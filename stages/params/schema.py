@@ -88,12 +88,17 @@ class Model(Settings):
     """The model to adapt."""
 
     name: Text
-    """`demo`, a folder, or a Hugging Face id."""
+    """`demo`, a folder, a Hugging Face id, a `.gguf` file, or what comes as a package: `smollm2-135m`,
+    `gemma3-270m`."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub; null for its main branch."""
 
-    dtype: Literal["float32", "bfloat16", "float16"]
+    file: Annotated[str, Field(pattern=r"^\S.*\.gguf$")] | None = None
+    """The GGUF file to take from a Hugging Face id; null where there is none to choose."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "auto"]
+    """`auto`: bfloat16 where the processor or the accelerator computes in it, else float32."""
 
     quantization: Literal["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_8bit", "torchao_4bit"] | None = None
     """How the weights are quantised while they are loaded; null for not at all."""
@@ -103,6 +108,11 @@ class Model(Settings):
 
     world: Seed = 0
     """Which generated world the demo model learns."""
+
+    @property
+    def full_name(self) -> str:
+        """What manifests and adapters call it."""
+        return self.name if self.file is None else f"{self.name}/{self.file}"
 
 
 class SelectHeads(Settings):

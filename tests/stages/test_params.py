@@ -99,7 +99,7 @@ def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
         ("run.seeds", [-1], "run.seeds.0: got -1; expected greater than or equal to 0"),
         ("run.seeds", [1.5], "run.seeds.0: got 1.5; expected a whole number"),
         ("run.seeds", [True], "run.seeds.0: got True; expected a whole number"),
-        ("model.dtype", "int8", "model.dtype: got 'int8'; expected 'float32', 'bfloat16' or 'float16'"),
+        ("model.dtype", "int8", "model.dtype: got 'int8'; expected 'float32', 'bfloat16', 'float16' or 'auto'"),
         ("model.name", "", "model.name: got ''; expected a text that is not blank"),
         ("model.revision", 5, "model.revision: got 5; expected a text"),
         ("modle", {}, "modle: unknown key; expected run, model, methods, tasks"),
