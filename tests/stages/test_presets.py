@@ -68,8 +68,9 @@ def test_a_shipped_preset_says_how_to_run_it_and_sets_up_what_the_paper_has(para
     assert f"#   python -m stages.preset {file.stem} && dvc repro" in head and len(head[0]) > 20
     presets.apply(params, file)
     made = load(params)
-    assert made.run.tasks == ["truthfulqa", "mquake", "clutrr"] and len(made.run.seeds) == 2
-    assert made.tasks["truthfulqa"].preprocess.folds == [0, 1]
+    assert made.run.tasks == ["truthfulqa", "mquake", "clutrr"]
+    if made.tasks["mquake"].preprocess.protocol == "lofit":
+        assert made.tasks["truthfulqa"].preprocess.folds == [0, 1] and len(made.run.seeds) == 2
     assert {made.tasks[task].fetch_data.source for task in made.run.tasks} == {"public"}
     share = {
         method: effective.selection(made, "mquake", method).k / effective.selection(made, "mquake", "lofit_3pct").k
