@@ -8,9 +8,17 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test quick lint ui engines bench clean
+.PHONY: repro smollm2 test quick lint ui engines bench clean
 
 repro: .venv/installed
+	dvc repro
+	@python -m stages.show
+
+# A pretrained model on the published questions: how long it will take is said first, and it can be interrupted.
+smollm2: .venv/installed
+	python -m stages.preset smollm2-135m --on-top
+	dvc repro base_model preprocess
+	python -m stages.estimate
 	dvc repro
 	@python -m stages.show
 
