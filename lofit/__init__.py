@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lofit.fitting.train_scales import train_scales
     from lofit.fitting.tune_bias import tune_bias
     from lofit.models.layout import HeadLayout, head_layout
+    from lofit.models.named import load_model
     from lofit.scoring.score import score
     from lofit.tasks.record import Record
 
@@ -28,6 +29,7 @@ __all__ = [
     "fit",
     "head_layout",
     "load_adapter",
+    "load_model",
     "merge",
     "rank_heads",
     "score",
@@ -44,6 +46,7 @@ _HOME = {
     "fit": "lofit.fitting.fit",
     "head_layout": "lofit.models.layout",
     "load_adapter": "lofit.adapters.kinds",
+    "load_model": "lofit.models.named",
     "merge": "lofit.export.merge",
     "rank_heads": "lofit.fitting.rank_heads",
     "score": "lofit.scoring.score",

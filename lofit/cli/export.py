@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lofit.cli.adapter_base import base_of, check_revision
-from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base
+from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base, find_dtype
 from lofit.errors import LofitError
 from lofit.storage.files import check_free
 
@@ -54,7 +54,7 @@ def export(
     from lofit.export.checkpoint import export_checkpoint
     from lofit.export.merge import check_exportable
     from lofit.models.base import resolve
-    from lofit.models.runtime import pick_device, pick_dtype
+    from lofit.models.runtime import pick_device
 
     if to != "hf":
         # Fails where peft is not installed, before anything is loaded.
@@ -75,7 +75,7 @@ def export(
         source=found.source,
         revision=found.revision,
         projection=made_from.target_module,
-        dtype=pick_dtype(dtype, device),
+        dtype=find_dtype(dtype, device),
         quantization=quantization,
     )
     check_revision(adapter, made_from, base, chosen=chosen)

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from lofit.cli.adapter_base import check_revision
-from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base
+from lofit.cli.arguments import DTYPE_HELP, KINDS, Dtype, Revision, find_base, find_dtype
 from lofit.cli.terminal import columns, terminal
 from lofit.errors import LofitError
 
@@ -36,11 +36,10 @@ def generate(
     from lofit.models import generation
     from lofit.models.base import load, resolve
     from lofit.models.chat import chat_prompt
-    from lofit.models.runtime import pick_dtype
 
     edits = load_adapter(adapter) if adapter else None
     found = find_base(model, revision)
-    base = resolve(found.name, source=found.source, revision=found.revision, dtype=pick_dtype(dtype, "auto"))
+    base = resolve(found.name, source=found.source, revision=found.revision, dtype=find_dtype(dtype))
     if edits is not None and adapter is not None:
         check_revision(adapter, edits.provenance, base, chosen=True)
     loaded, tokenizer = load(base)

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from lofit.errors import LofitError
-from lofit.models.gguf import Conversion
+from lofit.models.conversion import Conversion
 from lofit.models.identity import folder_hash, tokenizer_hash
 from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.places import not_found, refuse_non_model

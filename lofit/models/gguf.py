@@ -5,8 +5,6 @@ it does not know of these, in silence; here that is an error.
 """
 
 from contextlib import redirect_stderr
-from dataclasses import dataclass
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,36 +30,11 @@ READ = {
 }
 """What a file may say of its architecture; the rest would be lost."""
 
-UNUSED = {"rope.scaling.type": "none", "attention.causal": True, "rope.dimension_count_swa": None}
+UNUSED = {"rope.scaling.type": "none", "attention.causal": True, "rope.freq_base_swa": 10000.0}
 """What it may say besides, where it says that nothing is different."""
 
 VARIABLE = ("transformers_version", "_model_name_or_path", "name_or_path", "is_local", "local_files_only")
 """Keys of the configs that say nothing of the model."""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Where a converted folder comes from."""
-
-    sha256: str
-    """Of the GGUF file."""
-
-    transformers: str
-    """The version that converted it."""
-
-    gguf: str
-    """The version that read it."""
-
-    @classmethod
-    def now(cls, sha256: str) -> "Conversion":
-        """By what is installed.
-
-        Raises:
-            LofitError: the package gguf is not.
-        """
-        with extra("models", "GGUF files need"):
-            import gguf  # noqa: F401
-        return cls(sha256, version("transformers"), version("gguf"))
 
 
 def convert(file: Path, out: Path, *, force: bool = False) -> None:
@@ -152,19 +125,28 @@ def load_weights(file: Path, alone: Path) -> "PreTrainedModel":
             gguf_file=alone.name,
             dtype=torch.float32,
             output_loading_info=True,
+            # They are refused below, by name.
+            ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).replace(str(alone), str(file)).split())
         raise LofitError(f"{file}: cannot be converted: {reason}") from None
     model, loading = loaded
-    for fault in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if loading[fault]:
-            raise LofitError(f"{file}: {fault.replace('_', ' ')} {min(map(str, loading[fault]))}; expected none")
+    for fault, keys in (
+        ("lacks", loading["missing_keys"]),
+        ("has another shape for", [key for key, *_ in loading["mismatched_keys"]]),
+        ("holds, where the architecture has no place for it,", loading["unexpected_keys"]),
+    ):
+        if keys:
+            raise LofitError(f"{file}: {fault} {min(keys)}; expected the tensors of a {type(model).__name__}")
     # Its weights are plain numbers now; `save_pretrained` refuses what calls itself quantised.
     del model.config.quantization_config
     if hasattr(model, "hf_quantizer"):
         del model.hf_quantizer
+    if model.config.model_type == "gemma3_text":
+        # The file leaves it to be known. Where it is another number, in the largest model, so are keys refused above.
+        model.config.query_pre_attn_scalar = model.config.head_dim
     return model
 
 

@@ -1,5 +1,6 @@
 """The tokenizer of a GGUF file, made by transformers, mended and compared with the file."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,14 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from transformers import PreTrainedTokenizerBase
 
-CONTROL, USER_DEFINED = 3, 4
-"""Types of tokens that stand for themselves in a text, whole."""
+WHOLE = (3, 4)
+"""Types of tokens that stand for themselves in a text, whole: control tokens and user-defined ones."""
 
 SPLITS = ("gpt-2", "smollm", "llama-bpe", "llama3", "llama-v3", "falcon3", "qwen2", "deepseek-r1-qwen")
 """Ways to split a text before merging that are known here, by llama.cpp's names."""
+
+PROBE = "  two  words\n\n\tand 1,2345 don't I'LL x_y -> \u00f1and\u00fa \u65e5\u672c\n "
+"""A text in which ways to split differ."""
 
 SPECIAL = {
     "bos_token_id": "bos_token_id",
@@ -39,10 +43,13 @@ def convert_tokenizer(file: Path, reader: "GGUFReader", alone: Path, folder: Pat
         tokenizer = AutoTokenizer.from_pretrained(str(alone.parent), gguf_file=alone.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LofitError(f"{file}: its tokenizer cannot be read: {' '.join(str(error).split())}") from None
-    split_as_stated(tokenizer, stated(reader, "pre"))
-    tokenizer.save_pretrained(folder)
-    # The class that reads the folder may have its own opinion.
-    check_tokenizer(file, reader, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
+    made = mended(tokenizer, reader)
+    made.save_pretrained(folder)
+    back = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    if back(PROBE)["input_ids"] != made(PROBE)["input_ids"]:
+        # The class that the architecture has by default may split texts its own way.
+        raise LofitError(f"{file}: {type(back).__name__} splits texts in another way; expected the way of the file")
+    check_tokenizer(file, reader, back)
 
 
 def stated(reader: "GGUFReader", key: str) -> Any:
@@ -62,14 +69,32 @@ def check_kind(file: Path, reader: "GGUFReader") -> None:
         raise LofitError(f"{file}: tokenizer.ggml.add_eos_token: got true; expected false")
 
 
-def split_as_stated(tokenizer: "PreTrainedTokenizerBase", split: str | None) -> None:
-    """Have digits stand alone where the file says so, which transformers does not know by this name."""
-    from tokenizers import pre_tokenizers
+def mended(tokenizer: "PreTrainedTokenizerBase", reader: "GGUFReader") -> "PreTrainedTokenizerBase":
+    """A tokenizer without tokens that the file does not have, and with digits that stand alone where it says so.
 
-    if split == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    transformers adds the unknown token of GPT-2 where a file names none, and does not know how SmolLM splits a text.
+    """
+    from tokenizers import Tokenizer, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = stated(reader, "tokens")
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition["added_tokens"] = [token for token in definition["added_tokens"] if token["id"] < len(tokens)]
+    if definition["model"].get("unk_token") not in tokens:
+        definition["model"]["unk_token"] = None
+    backend = Tokenizer.from_str(json.dumps(definition))
+    if stated(reader, "pre") == "smollm":
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+    named = {name.removesuffix("_id"): stated(reader, key) for name, key in SPECIAL.items()}
+    template = reader.get_field("tokenizer.chat_template")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=template and template.contents(),
+        clean_up_tokenization_spaces=False,
+        **{name: tokens[place] for name, place in named.items() if place is not None},
+    )
 
 
 def check_tokenizer(file: Path, reader: "GGUFReader", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -77,7 +102,7 @@ def check_tokenizer(file: Path, reader: "GGUFReader", tokenizer: "PreTrainedToke
     tokens, types = stated(reader, "tokens"), stated(reader, "token_type") or []
     if len(tokenizer) != len(tokens):
         raise LofitError(f"{file}: got a tokenizer of {len(tokenizer)} tokens; expected {len(tokens)}")
-    whole = {place: token for place, (token, kind) in enumerate(zip(tokens, types, strict=False)) if kind == CONTROL}
+    whole = {place: token for place, (token, kind) in enumerate(zip(tokens, types, strict=False)) if kind in WHOLE}
     for place, token in whole.items():
         if tokenizer(token, add_special_tokens=False)["input_ids"] != [place]:
             raise LofitError(f"{file}: {token!r} is cut into pieces; expected token {place}")

@@ -8,15 +8,22 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from lofit.errors import LofitError
 from lofit.models import gguf, gguf_tokenizer
-from lofit.models.gguf import Conversion, convert
+from lofit.models.conversion import Conversion
+from lofit.models.gguf import convert
 from lofit.models.identity import file_hash, folder_hash
 from lofit.models.shipped import SHIPPED, joined, show_licence
 from lofit.storage.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 SUFFIX = ".gguf"
+CACHE = Path(".cache/models")
+"""Where converted models are, outside the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,32 @@ def make_folder(name: str, file: Path | None, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".joined.") as scratch:
         convert(file or joined(name, Path(scratch, f"{name}{SUFFIX}")), folder, force=True)
+
+
+def load_model(
+    name: str, *, revision: str | None = None, dtype: str = "float32", device: str = "auto"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The frozen model of a name in evaluation mode, and its tokenizer.
+
+    What transformers does not load by its name is brought to that: `smollm2-135m` and `gemma3-270m`, which come as
+    packages, and GGUF files, here or as `owner/name/file.gguf` on the hub. They are converted once, into
+    `.cache/models` of the current folder.
+
+    Args:
+        name: one of these, a folder, or a hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it, else float32.
+        device: where to put it; `auto` is the first accelerator there is, or the CPU.
+
+    Raises:
+        LofitError: there is no such model, or it cannot be converted or loaded.
+    """
+    from lofit.models import base
+    from lofit.models.runtime import pick_dtype
+
+    found = find_model(name, revision=revision, cache=CACHE)
+    resolved = base.resolve(found.name, source=found.source, revision=found.revision, dtype=pick_dtype(dtype, device))
+    return base.load(resolved, device=device)
 
 
 def gguf_file(name: str, revision: str | None) -> Path:

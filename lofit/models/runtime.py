@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lofit.errors import LofitError
+from lofit.models.quantisation import DTYPES
 
 
 def check_model(model: object, tokenizer: object) -> None:
@@ -136,8 +137,13 @@ def pick_dtype(name: str, device: str) -> str:
     """The dtype called `name`; for `auto` bfloat16 where a device computes in it, else float32.
 
     A processor does where it has instructions for it. Where it has none, bfloat16 would be slower than float32.
+
+    Raises:
+        LofitError: there is no such dtype, or no such device.
     """
     if name != "auto":
+        if name not in DTYPES:
+            raise LofitError(f"dtype: got {name!r}; expected auto, {', '.join(DTYPES)}")
         return name
     place = pick_device(device)
     if place.type == "cuda":
