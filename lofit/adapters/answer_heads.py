@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -11,10 +10,10 @@ from lofit.adapters.attachment import Attachment, attach
 from lofit.adapters.base import Adapter
 from lofit.adapters.card import head_table
 from lofit.adapters.folder import Shape
-from lofit.adapters.heads import HeadAdapter
-from lofit.adapters.heads_shape import HeadPlace
+from lofit.adapters.heads import HeadAdapter, in_order
+from lofit.adapters.heads_shape import HeadPlace, json_heads
+from lofit.adapters.named import check_read
 from lofit.adapters.provenance import Provenance
-from lofit.errors import LofitError
 from lofit.models.layout import Head, HeadLayout, head_layout
 from lofit.models.tokens import Encoded
 
@@ -79,26 +78,15 @@ class AnswerHeadAdapter(Adapter):
         return attach(self, model, layout)
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "head_dim": self.head_dim,
-            "heads": [{"layer": layer, "head": head} for layer, head in sorted(self.heads)],
-        }
+        return {"head_dim": self.head_dim, "heads": json_heads(self.heads)}
 
     def tensors(self) -> dict[str, Tensor]:
-        order = sorted(range(len(self.heads)), key=self.heads.__getitem__)
-        return {"offsets": self.offsets.detach().cpu()[order]}
+        return {"offsets": in_order(self.heads, self.offsets)}
 
     @classmethod
     def from_parts(cls, shape: AnswerHeadShape, tensors: dict[str, Tensor]) -> Self:
-        offsets, size = tensors.get("offsets"), (len(shape.heads), shape.head_dim)
-        if list(tensors) != ["offsets"] or offsets is None:
-            raise LofitError(f"got tensors {sorted(tensors)}; expected offsets")
-        if offsets.shape != size or offsets.dtype != torch.float32:
-            raise LofitError(
-                f"offsets: got shape {tuple(offsets.shape)} of {offsets.dtype}; expected {size}, heads x head_dim of "
-                f"the config, of {torch.float32}"
-            )
-        return cls([(place.layer, place.head) for place in shape.heads], offsets)
+        check_read(tensors, {"offsets": (len(shape.heads), shape.head_dim)}, axes="heads x head_dim")
+        return cls([(place.layer, place.head) for place in shape.heads], tensors["offsets"])
 
     def summary(self) -> str:
         return (

@@ -15,7 +15,8 @@ from lofit.adapters.attachment import Attachment, attach
 from lofit.adapters.base import Adapter
 from lofit.adapters.card import LIMITS, PAPER, head_table
 from lofit.adapters.folder import read_adapter, write_adapter
-from lofit.adapters.heads_shape import HeadShape
+from lofit.adapters.heads_shape import HeadShape, json_heads
+from lofit.adapters.named import check_read, hold_vectors
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
 from lofit.models.layout import Head, HeadLayout, head_layout
@@ -78,24 +79,12 @@ class HeadAdapter(Adapter, ModelHubMixin):
         if negative:
             raise LofitError(f"head {negative[0]} is negative; expected (layer, head) counted from 0")
         for name, value in (("scales", scales), ("offsets", offsets)):
-            self._register(name, value)
+            if value is None:
+                self.register_parameter(name, None)
+            else:
+                hold_vectors(self, name, value, len(self.heads), each="head_dim")
         if scales is not None and offsets is not None and scales.shape != offsets.shape:
             raise LofitError(f"scales are {tuple(scales.shape)} and offsets {tuple(offsets.shape)}; expected one shape")
-
-    def _register(self, name: str, value: Tensor | None) -> None:
-        if value is None:
-            self.register_parameter(name, None)
-            return
-        if value.ndim != 2 or len(value) != len(self.heads):
-            raise LofitError(f"{name}: got shape {tuple(value.shape)}; expected ({len(self.heads)}, head_dim)")
-        if not torch.isfinite(value).all():
-            raise LofitError(f"{name}: got NaN or infinity; expected finite numbers")
-        if isinstance(value, nn.Parameter) and value.dtype == torch.float32:
-            self.register_parameter(name, value)
-        elif value.requires_grad:
-            self.register_buffer(name, value.float())
-        else:
-            self.register_parameter(name, nn.Parameter(value.detach().clone().float()))
 
     @property
     def head_dim(self) -> int | None:
@@ -200,28 +189,17 @@ class HeadAdapter(Adapter, ModelHubMixin):
         tensors = self.tensors()
         return f"## Heads\n\n{head_table(sorted(self.heads), tensors)}" if self.heads else ""
 
-    def _order(self) -> list[int]:
-        """The places of the heads, so that they come by (layer, head)."""
-        return sorted(range(len(self.heads)), key=self.heads.__getitem__)
-
     def facts(self) -> dict[str, Any]:
-        heads = [{"layer": layer, "head": head} for layer, head in sorted(self.heads)]
-        return {"head_dim": self.head_dim, "vectors": list(self.vectors()), "heads": heads}
+        return {"head_dim": self.head_dim, "vectors": list(self.vectors()), "heads": json_heads(self.heads)}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: vector.detach().cpu()[self._order()] for name, vector in self.vectors().items()}
+        return {name: in_order(self.heads, vector) for name, vector in self.vectors().items()}
 
     @classmethod
     def from_parts(cls, shape: HeadShape, tensors: dict[str, Tensor]) -> Self:
-        if sorted(tensors) != sorted(shape.vectors):
-            raise LofitError(f"got tensors {sorted(tensors)}; expected the config's {sorted(shape.vectors)}")
         heads = [(place.layer, place.head) for place in shape.heads]
-        for name, vector in tensors.items():
-            if vector.shape != (len(heads), shape.head_dim) or vector.dtype != torch.float32:
-                raise LofitError(
-                    f"{name}: got shape {tuple(vector.shape)} of {vector.dtype}; expected "
-                    f"{(len(heads), shape.head_dim)}, heads x head_dim of the config, of {torch.float32}"
-                )
+        size = (len(heads), shape.head_dim)
+        check_read(tensors, dict.fromkeys(shape.vectors, size), axes="heads x head_dim")
         return cls(heads, offsets=tensors.get("offsets"), scales=tensors.get("scales"))
 
     def save_pretrained(  # type: ignore[override]
@@ -261,6 +239,11 @@ class HeadAdapter(Adapter, ModelHubMixin):
         """
         # The mixin's own would look for its own files.
         return read_adapter(cls, pretrained_model_name_or_path, **download_options)
+
+
+def in_order(heads: Sequence[Head], vectors: Tensor) -> Tensor:
+    """K x head_dim on the CPU, without gradient, as the heads come by layer and head."""
+    return vectors.detach().cpu()[sorted(range(len(heads)), key=heads.__getitem__)]
 
 
 ADAPTER = HeadAdapter

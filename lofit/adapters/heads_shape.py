@@ -1,11 +1,13 @@
 """What the folder of a HeadAdapter says of it, in this version of the format and the older ones."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from lofit.adapters.folder import Shape
 from lofit.errors import LofitError
+from lofit.models.layout import Head
 from lofit.settings import Settings
 
 Index = Annotated[int, Field(ge=0)]
@@ -16,6 +18,11 @@ class HeadPlace(Settings):
 
     layer: Index
     head: Index
+
+
+def json_heads(heads: Sequence[Head]) -> list[dict[str, int]]:
+    """`heads` as a folder lists them: by layer and head."""
+    return [{"layer": layer, "head": head} for layer, head in sorted(heads)]
 
 
 class HeadShape(Shape):

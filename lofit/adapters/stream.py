@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -11,9 +10,10 @@ from lofit.adapters.attachment import Attachment, forget_compiled_code, refuse_n
 from lofit.adapters.base import Adapter
 from lofit.adapters.card import table
 from lofit.adapters.folder import Shape
+from lofit.adapters.named import check_read, hold_vectors
 from lofit.adapters.provenance import Provenance
 from lofit.errors import LofitError
-from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.layout import HeadLayout, head_layout, hidden_size
 
 EXPORT = """\
 Folded into a plain checkpoint, where the architecture has a bias at the end of its MLP:
@@ -72,16 +72,7 @@ class StreamAdapter(Adapter):
             raise LofitError(f"layers: got {twice[0]} twice; expected each layer once")
         if negative := [layer for layer in self.layers if layer < 0]:
             raise LofitError(f"layers: got {negative[0]}; expected layers counted from 0")
-        if offsets.ndim != 2 or len(offsets) != len(self.layers):
-            raise LofitError(f"offsets: got shape {tuple(offsets.shape)}; expected ({len(self.layers)}, hidden size)")
-        if not torch.isfinite(offsets).all():
-            raise LofitError("offsets: got NaN or infinity; expected finite numbers")
-        if isinstance(offsets, nn.Parameter) and offsets.dtype == torch.float32:
-            self.register_parameter("offsets", offsets)
-        elif offsets.requires_grad:
-            self.register_buffer("offsets", offsets.float())
-        else:
-            self.register_parameter("offsets", nn.Parameter(offsets.detach().clone().float()))
+        hold_vectors(self, "offsets", offsets, len(self.layers), each="hidden_size")
 
     @property
     def hidden_size(self) -> int:
@@ -135,9 +126,8 @@ class StreamAdapter(Adapter):
                 raise LofitError(
                     f"adapter layer {layer} is not in the model; expected layers 0 to {layout.num_layers - 1}"
                 )
-        size = hidden_size(model)
-        if self.layers and size not in (None, self.hidden_size):
-            raise LofitError(f"adapter offsets have {self.hidden_size} numbers; expected the model's {size}")
+        if self.layers and self.hidden_size != (width := hidden_size(model)):
+            raise LofitError(f"adapter offsets have {self.hidden_size} numbers; expected the model's {width}")
         self.provenance.check_fits(layout)
 
     @property
@@ -172,27 +162,14 @@ class StreamAdapter(Adapter):
 
     @classmethod
     def from_parts(cls, shape: StreamShape, tensors: dict[str, Tensor]) -> Self:
-        if sorted(tensors) != ["offsets"]:
-            raise LofitError(f"got tensors {sorted(tensors)}; expected offsets alone")
-        offsets, size = tensors["offsets"], (len(shape.layers), shape.hidden_size)
-        if offsets.shape != size or offsets.dtype != torch.float32:
-            raise LofitError(
-                f"offsets: got shape {tuple(offsets.shape)} of {offsets.dtype}; expected {size}, layers x hidden_size "
-                f"of the config, of {torch.float32}"
-            )
-        return cls(shape.layers, offsets)
+        size = (len(shape.layers), shape.hidden_size)
+        check_read(tensors, {"offsets": size}, axes="layers x hidden_size")
+        return cls(shape.layers, tensors["offsets"])
 
 
 def is_edited(block: nn.Module) -> bool:
     """Whether a StreamAdapter is attached to a layer."""
     return any(getattr(hook, "__module__", None) == __name__ for hook in block._forward_hooks.values())
-
-
-def hidden_size(model: nn.Module) -> int | None:
-    """Width of a model's residual stream as its config says it; None where there is no config."""
-    config: Any = getattr(model, "config", None)
-    text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    return getattr(text_config, "hidden_size", None)
 
 
 ADAPTER = StreamAdapter

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from lofit.adapters.attachment import Attachment, forget_compiled_code
 from lofit.adapters.base import Adapter
+from lofit.adapters.named import check_read
 from lofit.adapters.provenance import Provenance
 from lofit.adapters.subspace_shape import SubspaceShape
 from lofit.errors import LofitError
-from lofit.models.layout import HeadLayout, head_layout
+from lofit.models.layout import HeadLayout, head_layout, hidden_size
 from lofit.models.tokens import Encoded
 
 PAPER = "https://arxiv.org/abs/2404.03592"
@@ -213,16 +214,9 @@ class SubspaceAdapter(Adapter):
 
     @classmethod
     def from_parts(cls, shape: SubspaceShape, tensors: dict[str, Tensor]) -> Self:
-        if sorted(tensors) != ["basis", "bias", "weight"]:
-            raise LofitError(f"got tensors {sorted(tensors)}; expected basis, bias, weight")
         lead = (len(shape.layers), 1 if shape.tied else 2, shape.rank)
-        for name, value in tensors.items():
-            expected = lead if name == "bias" else (*lead, shape.hidden_size)
-            if value.shape != expected or value.dtype != torch.float32:
-                raise LofitError(
-                    f"{name}: got shape {tuple(value.shape)} of {value.dtype}; expected the config's {expected} of "
-                    f"{torch.float32}"
-                )
+        size = (*lead, shape.hidden_size)
+        check_read(tensors, {"basis": size, "weight": size, "bias": lead}, axes="layers x edits x rank (x hidden_size)")
         parts = (tensors[name] for name in ("basis", "weight", "bias"))
         return cls(shape.layers, *parts, first=shape.first, last=shape.last, tied=shape.tied)
 
@@ -241,12 +235,6 @@ def orthonormal(rows: Tensor) -> Tensor:
     # QR leaves the signs open. With a positive diagonal, an orthonormal basis is its own Q.
     signs = torch.where(triangle.detach().diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q)
     return (q * signs[..., None, :]).mT
-
-
-def hidden_size(model: nn.Module) -> int:
-    """The width of the states between the layers of a model."""
-    config: Any = model.config
-    return int(config.get_text_config(decoder=True).hidden_size)
 
 
 ADAPTER = SubspaceAdapter

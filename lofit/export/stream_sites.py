@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lofit.adapters.stream import StreamAdapter, hidden_size, is_edited
+from lofit.adapters.stream import StreamAdapter, is_edited
 from lofit.errors import LofitError
 from lofit.export import llama
 from lofit.export.bias_sites import Home, bias_home, check_plain, first_home, llama_home, model_type
 from lofit.export.engines import Engine
 from lofit.export.read_back import in_float32
 from lofit.export.verify import is_wide
-from lofit.models.layout import HeadLayout, input_width
+from lofit.models.layout import HeadLayout, hidden_size, input_width
 
 PROBE_TOKENS = 8
 

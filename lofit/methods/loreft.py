@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from lofit.models.layout import Head
+from lofit.models.layout import Head, hidden_size
 from lofit.settings import Count, Positive
 from lofit.training.settings import TrainingSettings
 
@@ -71,7 +71,7 @@ def fresh(subject: "Subject", settings: Settings) -> "SubspaceAdapter":
     """The adapter before training, by the subject's seed alone."""
     import torch
 
-    from lofit.adapters.subspace import SubspaceAdapter, hidden_size
+    from lofit.adapters.subspace import SubspaceAdapter
     from lofit.errors import LofitError
 
     width = hidden_size(subject.model)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from lofit.errors import LofitError
-from lofit.models.layout import Head, HeadLayout
+from lofit.models.layout import Head, HeadLayout, hidden_size
 from lofit.settings import Positive
 from lofit.training.settings import TrainingSettings
 
@@ -44,16 +44,11 @@ def fit(subject: "Subject", settings: Settings, heads: list[Head]) -> "StreamAda
     Raises:
         LofitError: the model has no such layer, or one is named twice.
     """
-    from lofit.adapters.stream import StreamAdapter, hidden_size
+    from lofit.adapters.stream import StreamAdapter
     from lofit.training.initial import fresh_vectors
 
     layers = chosen_layers(settings, subject.layout)
-    width = hidden_size(subject.model)
-    if width is None:
-        raise LofitError(
-            f"model: got a {type(subject.model).__name__} without a hidden_size; expected one in its config"
-        )
-    adapter = StreamAdapter(layers, fresh_vectors(len(layers), width, seed=subject.seed))
+    adapter = StreamAdapter(layers, fresh_vectors(len(layers), hidden_size(subject.model), seed=subject.seed))
     subject.train(adapter, settings)
     return adapter
 

@@ -82,6 +82,20 @@ def input_width(projection: nn.Module) -> int | None:
     return _whole_number(projection, "in_features", "nx")
 
 
+def hidden_size(model: nn.Module) -> int:
+    """Width of the residual stream between the layers of a model.
+
+    Raises:
+        LofitError: the model's config does not say it.
+    """
+    config: Any = getattr(model, "config", None)
+    text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    width = _whole_number(text_config, "hidden_size")
+    if width is None:
+        raise LofitError(f"model: got a {type(model).__name__} without a hidden_size; expected one in its config")
+    return width
+
+
 def head_layout(model: nn.Module, projection: str | None = None) -> HeadLayout:
     """Find the attention output projections of `model`, a Hugging Face decoder, by structure.
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lofit.models.forward import labelled_logits
-from lofit.models.layout import HeadLayout
+from lofit.models.layout import HeadLayout, hidden_size
 from lofit.models.tokens import IGNORED, Encoded, collate, longest_first
 
 LEAST_SAVING = 0.1
@@ -90,7 +90,7 @@ def keep_prefix(
     budget = budget or PrefixBudget()
     rows = list(dict.fromkeys(rows))
     below, above = split_layers(model, layout, lowest)
-    width = model.config.get_text_config(decoder=True).hidden_size
+    width = hidden_size(model)
     tokens = sum(len(row.ids) for row in rows)
     size = tokens * width * model.dtype.itemsize / GB
     if reason := obstacle(below, above, size, budget):

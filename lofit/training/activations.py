@@ -7,7 +7,7 @@ its last token. It is read once, whatever number of records repeat it.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -113,6 +113,7 @@ def collect(
         LofitError: a record has no wrong answer or is too long for the model; a number is NaN or beyond float16.
     """
     from lofit.models.last_tokens import read_last_tokens
+    from lofit.models.layout import hidden_size
     from lofit.models.runtime import frozen
     from lofit.models.tokens import encode
     from lofit.models.vocabulary import vocabulary_of
@@ -128,8 +129,7 @@ def collect(
         vocabulary.check(row.ids, answer.prompt)
     for row, (before, _) in zip(ends, pairs, strict=True):
         vocabulary.check(row.ids, before)
-    config: Any = model.config
-    width = config.get_text_config(decoder=True).hidden_size
+    width = hidden_size(model)
     grid = (*layout.grid, layout.head_dim)
     with Room(folder) as room:
         heads = room.array("heads", (len(rows), *grid))

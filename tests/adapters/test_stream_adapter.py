@@ -254,8 +254,8 @@ def test_a_folder_that_does_not_fit_itself_is_refused(tmp_path, changes, fault):
     [
         ([0, 0], torch.zeros(2, 4), "layers: got 0 twice"),
         ([-1], torch.zeros(1, 4), "layers: got -1; expected layers counted from 0"),
-        ([0], torch.zeros(4), r"offsets: got shape \(4,\); expected \(1, hidden size\)"),
-        ([0, 1], torch.zeros(1, 4), r"offsets: got shape \(1, 4\); expected \(2, hidden size\)"),
+        ([0], torch.zeros(4), r"offsets: got shape \(4,\); expected \(1, hidden_size\)"),
+        ([0, 1], torch.zeros(1, 4), r"offsets: got shape \(1, 4\); expected \(2, hidden_size\)"),
         ([0], torch.full((1, 4), torch.nan), "offsets: got NaN or infinity"),
     ],
 )
