@@ -223,3 +223,23 @@ def positions(model: nn.Module, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Positions that begin at a row's first token, for the models that do not count them from the mask."""
     counted = "position_ids" not in inspect.signature(model.forward).parameters
     return {} if counted else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+@torch.no_grad()
+def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return model(tokens).logits.float()
+
+
+def hooked(model: nn.Module, adapter: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits with an adapter attached."""
+    with adapter.attach(model):
+        return logits(model, tokens)
+
+
+def assert_unchanged(model: nn.Module, name: str) -> None:
+    """A model of this family is what `build` gives, and nothing is attached to it."""
+    before = build(name, torch.float32)
+    assert model.config.to_dict() == before.config.to_dict()
+    assert model.state_dict().keys() == before.state_dict().keys()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

@@ -12,7 +12,7 @@ from lofit import HeadAdapter, LofitError, head_layout
 from lofit.export.bias_sites import find_home
 from lofit.export.merge import merge
 from lofit.models.base import keep_differentiable
-from tests.families import FAMILIES, HEADS, LAYERS, SHAPE, TOKENS, VOCABULARY, build
+from tests.families import FAMILIES, HEADS, LAYERS, SHAPE, TOKENS, VOCABULARY, assert_unchanged, build, hooked, logits
 
 EDITED = [(0, 1), (0, 3), (1, 0), (1, 2)]
 NOWHERE = ["mistral", "mixtral", "gptj", "codegen", "mpt", "minimax", "lfm2", "jamba", "nemotron_h"]
@@ -368,21 +368,3 @@ def adapter_for(name, vectors):
         heads, values = EDITED, torch.randn(2, len(EDITED), size, generator=generator)
     scales, offsets = values[0] / 2, values[1]
     return HeadAdapter(heads, None if vectors == "scales" else offsets, None if vectors == "offsets" else scales)
-
-
-@torch.no_grad()
-def logits(model, tokens):
-    return model(tokens).logits.float()
-
-
-def hooked(model, adapter, tokens):
-    with adapter.attach(model):
-        return logits(model, tokens)
-
-
-def assert_unchanged(model, name):
-    before = build(name, torch.float32)
-    assert model.config.to_dict() == before.config.to_dict()
-    assert model.state_dict().keys() == before.state_dict().keys()
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.state_dict().items())
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

@@ -18,7 +18,7 @@ from lofit.adapters.stream import StreamAdapter
 from lofit.export.stream_sites import block_ends, check_reach, find_stream_home
 from lofit.models.identity import folder_hash
 from lofit.models.quantisation import keep_differentiable
-from tests.families import FAMILIES, SHAPE, TOKENS, VOCABULARY, build
+from tests.families import FAMILIES, SHAPE, TOKENS, VOCABULARY, assert_unchanged, build, hooked, logits
 
 OWN = [
     *("phi", "opt", "gpt2", "gpt_neox", "gpt_neo", "gpt_bigcode", "gptj", "codegen", "bloom", "starcoder2"),
@@ -47,24 +47,6 @@ def tokens():
 
 def adapter_for(layers=(0, 1)):
     return StreamAdapter(layers, torch.randn(len(layers), 32, generator=torch.Generator().manual_seed(2)))
-
-
-@torch.no_grad()
-def logits(model, tokens):
-    return model(tokens).logits.float()
-
-
-def hooked(model, adapter, tokens):
-    with adapter.attach(model):
-        return logits(model, tokens)
-
-
-def assert_unchanged(model, name):
-    before = build(name, torch.float32)
-    assert model.config.to_dict() == before.config.to_dict()
-    assert model.state_dict().keys() == before.state_dict().keys()
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.state_dict().items())
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
 # Every family ---------------------------------------------------------------------------------------------------------
