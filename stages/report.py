@@ -68,7 +68,10 @@ def report(run: Run) -> None:
     plan = read_plan("report")
     settings, out = plan["settings"], paths.reports_folder(run)
     cells = {
-        task: {row: [read_cell(run, task, seed, row) for seed in settings["seeds"]] for row in settings["rows"]}
+        task: {
+            row: [read_cell(run, task, seed, row, settings["kinds"][row]) for seed in settings["seeds"]]
+            for row in settings["rows"]
+        }
         for task in settings["tasks"]
     }
     size = read_json(paths.BASE_MODEL)["parameters"]
@@ -108,7 +111,7 @@ def report(run: Run) -> None:
     write_costs(out, settings)
 
 
-def read_cell(run: str, task: str, seed: int, row: str) -> Cell:
+def read_cell(run: str, task: str, seed: int, row: str, kind: str) -> Cell:
     folder, scores = paths.metrics_folder(run, task, seed, row), read_scores(paths.scores_file(task, seed, row))
     drift = read_json(folder / "evaluate.json").get("drift")
     fitted = read_json(folder / f"{fitting_stage(task, row)}.json")
@@ -117,18 +120,18 @@ def read_cell(run: str, task: str, seed: int, row: str) -> Cell:
         read_ranking(paths.heads_file(task, seed, row)),
         # What is computed from activations is not trained.
         fitted["trained_parameters"] if fitted["steps"] else 0,
-        facts=read_facts(task, seed, row),
+        facts=read_facts(task, seed, row, kind),
         drift=dict.fromkeys(scores, drift) if drift else {},
     )
 
 
-def read_facts(task: str, seed: int, row: str) -> Facts:
+def read_facts(task: str, seed: int, row: str, kind: str) -> Facts:
     """What a row is, as the adapter of its first part says."""
     folder = next(file.parent for file in sorted(paths.adapter_folder(task, seed, row).glob("*/config.json")))
     adapter = load_adapter(folder)
     tried = read_trials(paths.trials_file(task, seed, row))
     return Facts(
-        kind=read_plan("report")["settings"]["kinds"][row],
+        kind=kind,
         site=adapter.site if adapter.tensors() else "",
         where=adapter.where if adapter.tensors() else "",
         served_as=adapter.served_as if adapter.tensors() else "the base model",
