@@ -214,7 +214,7 @@ def gradients(
         rows = rows_of(part)
         # Also in the backward pass, where layers may make their activations again.
         with adapter.reading(rows, max(len(row.ids) for row in rows)):
-            loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept, adapter=adapter)
+            loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept)
             loss = loss * (mean_over(part) / whole)
             accelerator.backward(loss)
         total += loss.item()

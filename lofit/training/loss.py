@@ -29,7 +29,8 @@ def task_loss(
 
     Args:
         kept: what stands in for the lower layers.
-        adapter: what is attached to the model; only one that acts at some positions needs to be named.
+        adapter: what is attached to the model; only one that acts at some positions needs to be named, and none within
+            its `reading` of these rows.
     """
     rows = rows_of(examples)
     batch = collate(rows, pad_id=pad_id, device=model.device)

@@ -131,7 +131,7 @@ class Subject(Case):
                 rows = rows_of([example])
                 # Also while the caller goes back through the layers, which may make their activations again.
                 with adapter.reading(rows, max(len(row.ids) for row in rows)):
-                    yield task_loss(self.model, [example], pad_id=pad_id, beta=trained.beta, adapter=adapter)
+                    yield task_loss(self.model, [example], pad_id=pad_id, beta=trained.beta)
 
     @staticmethod
     def loss_settings(settings: Settings) -> TrainingSettings:
