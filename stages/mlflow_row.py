@@ -44,7 +44,8 @@ def log_cell(tracker: Tracker, run: str, task: str, seed: int, row: str) -> None
         figures = read_json(paths.metrics_folder(run, *cell) / f"{stage}.json")
         tracker.metrics({f"{stage}/{name}": value for name, value in figures.items()})
         for step in read_history(curve):
-            tracker.metrics({f"{stage}/loss": step["loss"]}, step=int(step["step"]))
+            losses = {f"{stage}/{name}": step[name] for name in ("loss", "val_loss") if name in step}
+            tracker.metrics(losses, step=int(step["step"]))
         if stage != "train_scales":
             tracker.metrics({"trained_parameters": figures["trained_parameters"]})
     for stage in (fitting_stage(task, row), "measure_heads"):

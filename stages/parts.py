@@ -149,7 +149,7 @@ class Parts:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _log_step(self, row: dict) -> None:
-        shown = {key: row[key] for key in ("loss", "penalty", "lr")}
+        shown = {key: row[key] for key in ("loss", "penalty", "lr", "val_loss") if key in row}
         self.run.metrics(shown, step=self._steps + row["step"])
 
 
@@ -168,24 +168,27 @@ def process_device(processes: int, device: str) -> Any:
 
 
 def summarise(progress: Progress, parameters: int) -> dict[str, float]:
-    """The figures of a finished part: losses are means over the last epoch, and over the validation split."""
+    """The figures of a finished part: losses are means over the last epoch, or the one that was kept, and over the
+    validation split."""
     history = progress.history
     if not history:
         return {"steps": 0, "trained_parameters": parameters}
-    last = [row["loss"] for row in history if row["epoch"] == history[-1]["epoch"]]
+    kept = progress.kept_epoch
+    last = [row["loss"] for row in history if row["epoch"] == (kept or history[-1]["epoch"])]
     return {
         "steps": len(history),
         "trained_parameters": parameters,
         "train_loss": sum(last) / len(last),
         "val_loss": progress.val_loss if progress.val_loss is not None else float("nan"),
+        **({} if kept is None else {"kept_epoch": kept}),
     }
 
 
 def over_parts(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Steps of all parts together; losses and parameters as means over parts."""
+    """Steps of all parts together; losses, parameters and the epochs that were kept as means over parts."""
     means = {name: sum(part[name] for part in figures) / len(figures) for name in figures[0]}
     losses: dict[str, float] = {
-        name: round(mean, 6) for name, mean in means.items() if name in ("train_loss", "val_loss")
+        name: round(mean, 6) for name, mean in means.items() if name in ("train_loss", "val_loss", "kept_epoch")
     }
     steps = sum(part["steps"] for part in figures)
     return {"steps": steps, "trained_parameters": round(means["trained_parameters"]), **losses}

@@ -16,6 +16,8 @@ from lofit.fitting.rank_heads import DEFAULT_SHARE, scores_of_heads
 from lofit.fitting.select_heads import select_heads
 from lofit.models.layout import Head
 from lofit.pages import find_page
+from lofit.training.settings import TrainingSettings
+from lofit.training.stopping import refuse_blind_stop
 
 
 def fit(
@@ -44,7 +46,7 @@ def fit(
         heads: the (layer, head) pairs to edit, in place of a ranking.
         ranking: a page of `lofit.rankings`; by default the method's own.
         seed: decides initial values and the order of the examples.
-        val: held-out records; their loss is computed at the end.
+        val: held-out records; their loss is computed at the end, and decides when to stop if `stop_after` is set.
         checkpoint: a folder. What is in it of an interrupted run with the same inputs is resumed, to the same result.
         scale_settings: of LoFiT's step 1, where the ranking needs it (`lofit.rankings.scale_norm.ScaleSettings`).
         ranking_settings: of the ranking (`Settings` on its page).
@@ -65,6 +67,10 @@ def fit(
     subject, scoring = make_subject(
         model, tokenizer, records, seed=seed, val=val, checkpoint=checkpoint, context=context
     )
+    for _, values in points:
+        # Before a ranking trains for nothing.
+        if isinstance(values, TrainingSettings):
+            refuse_blind_stop(values, subject.val)
     if page.RANKING is None:
         for name, value in (("k", k), ("heads", heads), ("ranking", ranking)):
             if value is not None:

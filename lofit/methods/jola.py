@@ -23,7 +23,7 @@ heads of a layer:
 It divides by the number of heads twice, and lets the offsets' gates go. (There t counts evaluations, too.)
 
 After training the gates are folded into the vectors and heads without either are dropped: a plain HeadAdapter. Other
-than the published code we have linear decay without warm-up, as all rows have, and no early stopping.
+than the published code we have linear decay without warm-up, as all rows have, and stop early only with `stop_after`.
 """
 
 import math

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +19,9 @@ from lofit.models.layout import HeadLayout, head_layout
 from lofit.models.prefix import KeptPrefix, PrefixBudget, keep_prefix
 from lofit.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from lofit.training.examples import Example, mean_over, rows_of
-from lofit.training.loss import task_loss
+from lofit.training.loss import attached_mean_loss, task_loss
 from lofit.training.settings import Runtime, TrainingSettings
+from lofit.training.stopping import best_epoch, is_over
 
 Penalty = Callable[[], Tensor]
 """What is added to the task's loss in each step, such as an L1 term."""
@@ -36,7 +38,7 @@ class Progress:
     """Called with each step's row, also with those of a run that is resumed."""
 
     history: list[dict] = field(default_factory=list)
-    """One row per step: step, epoch, loss, penalty, lr."""
+    """One row per step: step, epoch, loss, penalty, lr; with `stop_after`, the last one of an epoch has val_loss."""
 
     val_loss: float | None = None
     """The task's loss on the validation records, where there are any."""
@@ -49,6 +51,11 @@ class Progress:
 
     trials: list[dict] = field(default_factory=list)
     """Where settings were searched: those of each trial, its score and its loss on the validation records."""
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """The epoch whose numbers the adapter has, from 1, where that is the best one by the validation records."""
+        return best_epoch(self.history)
 
     def adopt(self, other: "Progress") -> None:
         """Tell what another run of training has told, as if it had been this one."""
@@ -80,6 +87,7 @@ def train(
     *,
     seed: int,
     pad_id: int,
+    val: Sequence[Example] = (),
     layout: HeadLayout | None = None,
     penalty: Penalty | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008
@@ -96,6 +104,9 @@ def train(
     The processes of `accelerator` divide every batch among themselves and add up their gradients, so that the result
     does not depend on how many there are.
 
+    Args:
+        val: what `stop_after` goes by, and needs.
+
     Raises:
         LofitError: the loss or a parameter is no longer finite.
     """
@@ -111,11 +122,14 @@ def train(
     history.clear()
     done, before, began = 0, 0.0, time.monotonic()
     initial = [parameter.detach().clone() for parameter in parameters]
+    best: dict[str, Tensor] = {}
     if (unfinished := checkpoint.load()) is not None:
         done, tensors, rows = unfinished
         before = checkpoint.seconds_before
-        tqdm.write(f"{title}: {f'resuming at step {done} of {total}' if done < total else 'finished before'}")
+        over = done == total or is_over(rows, settings.stop_after)
+        tqdm.write(f"{title}: {'finished before' if over else f'resuming at step {done} of {total}'}")
         adapter.load_state_dict({name: tensors[f"adapter.{name}"] for name in adapter.state_dict()})
+        best = {name: tensors[f"best.{name}"] for name in adapter.state_dict() if f"best.{name}" in tensors}
         load_optimizer_tensors(optimizer, tensors)
         history += rows
         for row in rows:
@@ -124,7 +138,8 @@ def train(
     schedule = LambdaLR(optimizer, lambda step: max(0.0, (total - step) / max(1, total)), last_epoch=done - 1)
 
     kept = None
-    if runtime.keep_prefix and adapter.lowest_layer and settings.epochs > 1 and done < total:
+    steps = range(done, done if is_over(history, settings.stop_after) else total)
+    if runtime.keep_prefix and adapter.lowest_layer and settings.epochs > 1 and steps:
         kept = keep_prefix(
             model,
             layout,
@@ -135,9 +150,18 @@ def train(
             budget=PrefixBudget(runtime.prefix_memory_gb, runtime.scratch),
             name=title,
         )
+    loss_on_val = partial(
+        attached_mean_loss,
+        model,
+        adapter,
+        val,
+        pad_id=pad_id,
+        beta=settings.beta,
+        batch_size=runtime.micro_batch_size or settings.batch_size,
+    )
     bar = tqdm(total=total, initial=done, desc=title, unit="step")
     with adapter.attach(model, layout), bar:
-        for step in range(done, total):
+        for step in steps:
             epoch, at = divmod(step, steps_per_epoch)
             if step == done or at == 0:
                 order = shuffled(len(examples), seed=seed, epoch=epoch)
@@ -164,21 +188,44 @@ def train(
             if not math.isfinite(row["loss"] + row["penalty"]):
                 raise LofitError(f"{title}: the loss is {row['loss']} at step {step + 1}; lower lr, {settings.lr}")
             history.append(row)
+            over = step + 1 == total
+            if settings.stop_after is not None and at + 1 == steps_per_epoch:
+                row["val_loss"] = agreed(loss_on_val(), accelerator)
+                if not math.isfinite(row["val_loss"]):
+                    raise LofitError(f"{title}: the val loss is {row['val_loss']}; lower lr, {settings.lr}")
+                if best_epoch(history) == epoch + 1:
+                    best = {name: value.detach().to("cpu", copy=True) for name, value in adapter.state_dict().items()}
+                over = over or is_over(history, settings.stop_after)
             progress.on_step(row)
             bar.update()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            if accelerator.is_main_process and (step + 1 == total or checkpoint.due()):
+            if accelerator.is_main_process and (over or checkpoint.due()):
                 state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
+                state |= {f"best.{name}": value for name, value in best.items()}
                 # Nothing is left to do for the optimizer's state after the last step.
-                state |= optimizer_tensors(optimizer) if step + 1 < total else {}
+                state |= {} if over else optimizer_tensors(optimizer)
                 checkpoint.save(step + 1, state, history, spent=before + time.monotonic() - began)
+            if over:
+                break
     # Squares must stay finite too: heads are ranked by norms.
     if not all(parameter.square().sum().isfinite() for parameter in parameters):
         raise LofitError(f"{title}: parameters have grown beyond all bounds; lower lr, {settings.lr}")
     if total > 1:
         refuse_unmoved(adapter, initial, title)
+    if best:
+        adapter.load_state_dict(best)
+    if best and accelerator.is_main_process:
+        tqdm.write(f"{title}: epoch {progress.kept_epoch} of {history[-1]['epoch']} is kept, the best on val")
     progress.seconds = before + time.monotonic() - began
     return history
+
+
+def agreed(value: float, accelerator: Accelerator) -> float:
+    """The first process's `value` in all of them: they have to stop together, whatever they round differently."""
+    if accelerator.num_processes == 1:
+        return value
+    own = value if accelerator.is_main_process else 0.0
+    return accelerator.reduce(torch.tensor(own, device=accelerator.device), "sum").item()
 
 
 def refuse_unmoved(adapter: Adapter, initial: Sequence[Tensor], title: str) -> None:
@@ -214,7 +261,7 @@ def gradients(
         rows = rows_of(part)
         # Also in the backward pass, where layers may make their activations again.
         with adapter.reading(rows, max(len(row.ids) for row in rows)):
-            loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept, adapter=adapter)
+            loss = task_loss(model, part, pad_id=pad_id, beta=beta, kept=kept)
             loss = loss * (mean_over(part) / whole)
             accelerator.backward(loss)
         total += loss.item()

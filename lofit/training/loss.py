@@ -29,7 +29,8 @@ def task_loss(
 
     Args:
         kept: what stands in for the lower layers.
-        adapter: what is attached to the model; only one that acts at some positions needs to be named.
+        adapter: what is attached to the model; only one that acts at some positions needs to be named, and none within
+            its `reading` of these rows.
     """
     rows = rows_of(examples)
     batch = collate(rows, pad_id=pad_id, device=model.device)
@@ -44,7 +45,6 @@ def task_loss(
     return dpo_loss(chosen, rejected, *references, beta=beta)
 
 
-@torch.no_grad()
 def mean_loss(
     model: PreTrainedModel,
     adapter: Adapter,
@@ -56,9 +56,23 @@ def mean_loss(
     batch_size: int,
 ) -> float:
     """The task's loss over held-out examples, without penalty: one mean over all of them, whatever the batches."""
-    total = 0.0
     with adapter.attach(model, layout):
-        for first in range(0, len(examples), batch_size):
-            batch = examples[first : first + batch_size]
-            total += task_loss(model, batch, pad_id=pad_id, beta=beta, adapter=adapter).item() * mean_over(batch)
+        return attached_mean_loss(model, adapter, examples, pad_id=pad_id, beta=beta, batch_size=batch_size)
+
+
+@torch.no_grad()
+def attached_mean_loss(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    beta: float,
+    batch_size: int,
+) -> float:
+    """`mean_loss` of an adapter that is attached already."""
+    total = 0.0
+    for first in range(0, len(examples), batch_size):
+        batch = examples[first : first + batch_size]
+        total += task_loss(model, batch, pad_id=pad_id, beta=beta, adapter=adapter).item() * mean_over(batch)
     return total / mean_over(examples)

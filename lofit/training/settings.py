@@ -23,6 +23,10 @@ class TrainingSettings(Settings):
     max_length: Count = 512
     """Longest training sequence, in tokens."""
 
+    stop_after: Count | None = None
+    """Epochs without a better loss on the validation records after which training ends; the numbers of the best epoch
+    are kept. Null: all epochs are trained, and those of the last one are kept."""
+
 
 class Runtime(Settings):
     """How training is carried out: more or less time and memory for the same result, up to rounding."""

@@ -24,6 +24,7 @@ from lofit.training.examples import Example, prepare, rows_of
 from lofit.training.loss import mean_loss, task_loss
 from lofit.training.reference import Pairs, pair_logprobs
 from lofit.training.settings import Runtime, TrainingSettings
+from lofit.training.stopping import refuse_blind_stop
 
 if TYPE_CHECKING:
     from lofit.training.activations import Activations
@@ -41,7 +42,7 @@ class Subject(Case):
     """What to train on."""
 
     val: list[Record] = field(default_factory=list)
-    """Held-out records, whose loss is computed after training; may be empty."""
+    """Held-out records, whose loss is computed after training, and after each epoch for `stop_after`; may be empty."""
 
     objective: Objective = Objective("cross_entropy")  # noqa: RUF009
 
@@ -71,8 +72,10 @@ class Subject(Case):
         """Train the parameters of `adapter` on the records; returns one row per step (see `lofit.training.loop`).
 
         Raises:
-            LofitError: a record is too long or cannot be tokenised, or training diverges.
+            LofitError: a record is too long or cannot be tokenised, training diverges, or should stop by validation
+                records where there are none.
         """
+        refuse_blind_stop(settings, self.val)
         model = self.model
         adapter.to(model.device)
         self.before_training = None
@@ -88,6 +91,7 @@ class Subject(Case):
                 settings,
                 seed=self.seed,
                 pad_id=vocabulary_of(model, self.tokenizer).padding,
+                val=splits[1],
                 layout=self.layout,
                 penalty=penalty,
                 runtime=self.runtime,
@@ -131,7 +135,7 @@ class Subject(Case):
                 rows = rows_of([example])
                 # Also while the caller goes back through the layers, which may make their activations again.
                 with adapter.reading(rows, max(len(row.ids) for row in rows)):
-                    yield task_loss(self.model, [example], pad_id=pad_id, beta=trained.beta, adapter=adapter)
+                    yield task_loss(self.model, [example], pad_id=pad_id, beta=trained.beta)
 
     @staticmethod
     def loss_settings(settings: Settings) -> TrainingSettings:

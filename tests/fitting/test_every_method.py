@@ -210,6 +210,15 @@ def test_a_fit_that_is_killed_and_resumed_ends_as_an_unbroken_one(fit, case, whi
     assert_same(resumed, whole)
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.trains and "k" not in case.arguments])
+def test_a_fit_that_may_stop_early_ends_with_the_best_epoch_that_it_has_seen(fit, name):
+    progress = Progress()
+    fit(CASES[name], epochs=4, stop_after=1, context=Context(progress=progress))
+    losses = [row["val_loss"] for row in progress.history if "val_loss" in row]
+    assert progress.val_loss == min(losses) and len(losses) > 1
+    assert progress.kept_epoch == losses.index(min(losses)) + 1 >= len(losses) - 1
+
+
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
