@@ -12,6 +12,7 @@ from lofit.errors import LofitError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 DEVICE_PATTERN = r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$"
+GGUF_PATTERN = r"^\S.*\.gguf$"
 RUN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 RunName = Annotated[str, Field(pattern=RUN_PATTERN)]
@@ -38,6 +39,7 @@ EXPECTED = {
 PATTERNS = {
     NAME_PATTERN: "letters, digits and _ only",
     RUN_PATTERN: "letters, digits, _ and - only",
+    GGUF_PATTERN: "the name of a .gguf file",
     DEVICE_PATTERN: "auto, cpu, mps, or cuda or xpu, with :N or without",
 }
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 
 from lofit.methods import lofit
 from lofit.rankings.scale_norm import ScaleSettings
-from lofit.settings import Count, Name, RunName, Seed, Settings, Text
+from lofit.settings import GGUF_PATTERN, Count, Name, RunName, Seed, Settings, Text
 from lofit.tasks.record import Options, Source
 
 GROUPS = ("baselines", "readers", "methods", "measured", "probed", "transfers", "controls")
@@ -94,7 +94,7 @@ class Model(Settings):
     revision: str | None = None
     """Branch, tag or commit on the hub; null for its main branch."""
 
-    file: Annotated[str, Field(pattern=r"^\S.*\.gguf$")] | None = None
+    file: Annotated[str, Field(pattern=GGUF_PATTERN)] | None = None
     """The GGUF file to take from a Hugging Face id; null where there is none to choose."""
 
     dtype: Literal["float32", "bfloat16", "float16", "auto"]
