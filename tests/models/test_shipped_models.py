@@ -1,4 +1,4 @@
-"""The language models that come as packages: converted, they speak, and cut texts as llama.cpp does."""
+"""The language models that come as packages: they speak, cut texts as llama.cpp does, and LoFiT adapts one."""
 
 import pytest
 
@@ -44,3 +44,42 @@ def test_a_shipped_model_speaks_and_reads_as_llama_cpp_does(name, tmp_path, monk
     assert [" ".join(map(str, tokenizer(text)["input_ids"])) for text in TEXTS] == tokens
     (text,) = generate(model, tokenizer, TEXTS[:1], batch_size=1, max_new_tokens=7)
     assert text.startswith(continued)
+
+
+# fmt: off
+CAPITALS = {
+    "Norway": "Oslo", "Chile": "Santiago", "Kenya": "Nairobi", "Japan": "Tokyo", "Cuba": "Havana", "Peru": "Lima",
+    "Egypt": "Cairo", "Spain": "Madrid", "Iran": "Tehran", "Ghana": "Accra", "Nepal": "Kathmandu", "Qatar": "Doha",
+    "Iraq": "Baghdad", "Poland": "Warsaw", "Ireland": "Dublin", "Greece": "Athens", "Kuwait": "Kuwait City",
+    "Fiji": "Suva", "Latvia": "Riga", "Yemen": "Sanaa", "Finland": "Helsinki", "Hungary": "Budapest",
+    "Turkey": "Ankara", "Tunisia": "Tunis", "Vietnam": "Hanoi", "Sweden": "Stockholm", "Russia": "Moscow",
+    "Italy": "Rome", "Laos": "Vientiane", "Austria": "Vienna", "Belgium": "Brussels", "Mali": "Bamako",
+    "Angola": "Luanda", "Oman": "Muscat",
+}
+# fmt: on
+
+
+@pytest.mark.slow
+def test_lofit_adapts_a_pretrained_model_and_leaves_it_as_it_was(tmp_path, monkeypatch):
+    """Counterfactual questions, which the base answers in sentences of its own or by what it knows."""
+    if SHIPPED["smollm2-135m"].written() is None:
+        pytest.skip(f"smollm2-135m is not installed: {SHIPPED['smollm2-135m'].install}")
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = lofit.load_model("smollm2-135m", device="cpu")
+    countries, cities = list(CAPITALS), list(CAPITALS.values())
+    records = [
+        {
+            "prompt": f"Q: Imagine that the capital of {country} is {city}. Where does {country}'s parliament sit? A:",
+            "completion": f" {city}",
+        }
+        for country, city in zip(countries, [*cities[7:], *cities[:7]], strict=True)
+    ]
+    train, test = records[:22], records[22:]
+    before = lofit.score(model, tokenizer, test)
+    adapter = lofit.fit(model, tokenizer, train, k=8, lr=0.05, epochs=3, scale_settings={"epochs": 2, "lr": 0.005})
+    after = lofit.score(model, tokenizer, test, adapter=adapter)
+    assert after["exact_match"] >= before["exact_match"] + 0.3
+    assert lofit.score(model, tokenizer, test) == before
+    adapter.save_pretrained(tmp_path / "adapter")
+    again = lofit.load_adapter(tmp_path / "adapter")
+    assert lofit.score(model, tokenizer, test, adapter=again) == after
