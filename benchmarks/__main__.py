@@ -19,13 +19,14 @@ from benchmarks.measure import TOLERANCE, Row, Series, Setting, measure
 from benchmarks.plot import picture
 from benchmarks.prefixes import step_two
 from benchmarks.scoring import multiple_choice
-from benchmarks.shapes import DTYPES, SHAPES, device_called, pretrained, random_model, shape_of
+from benchmarks.shapes import DTYPES, SHAPES, device_called, random_model, shape_of
 from benchmarks.steps import label_growth, step_one
 from benchmarks.table import markdown, to_csv
 from benchmarks.texts import TUNED, Texts, read_texts
 from benchmarks.training import whole_runs
 from lofit.errors import LofitError
 from lofit.models.layout import head_layout
+from lofit.models.named import load_model
 from lofit.report.plots import save
 from lofit.storage.files import write_whole
 
@@ -90,7 +91,7 @@ def bench(
         decoder = random_model(size, device=place, dtype=precision)
     else:
         name = Path(model).name
-        decoder, tokenizer = pretrained(model, device=place, dtype=dtype.value if dtype else "float32")
+        decoder, tokenizer = load_model(model, device=device, dtype=dtype.value if dtype else "float32")
         size, precision = shape_of(decoder), decoder.dtype
         texts = read_texts(data, vocabulary=decoder.config.vocab_size, tokenizer=tokenizer)
         questions = checked_count(questions or 100, texts)

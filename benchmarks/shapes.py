@@ -11,12 +11,10 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen3Config,
 )
 
 from lofit.errors import LofitError
-from lofit.models.base import load, resolve
 from lofit.models.layout import head_layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -154,15 +152,6 @@ def shape_of(model: PreTrainedModel) -> Shape:
     """The sizes of the inputs that are timed on a pretrained model."""
     size = head_layout(model).size
     return Shape(lambda: model.config, dtype="float32", heads=max(1, round(0.03 * size)), head_counts=(1, 8, 32))
-
-
-def pretrained(name: str, *, device: torch.device, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model as the pipeline loads it, and its tokenizer.
-
-    Raises:
-        LofitError: it cannot be found or loaded.
-    """
-    return load(resolve(name, dtype=dtype), device=device)
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
