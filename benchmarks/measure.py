@@ -44,6 +44,9 @@ class Setting:
 
     repeats: int
 
+    batches: int = 1
+    """Batches of each task that a whole run of training goes through in each epoch."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -59,6 +62,12 @@ class Variant:
 
     size: int | None = None
     """Where the work grows."""
+
+    steps: int = 1
+    """Equal parts of the run; time and work are given for one of them."""
+
+    sample: Callable[[], object] | None = None
+    """A shorter run that needs as much memory at a time, where the whole one would take too long to follow."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,9 @@ class Series:
 
     shows: str = "time"
     """What the plot shows of a series that grows: time or memory."""
+
+    found: Callable[[], str] = str
+    """What there is to say only after the runs."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,9 @@ class Row:
     difference: float | None
     """Largest difference of a result from the reference's, as a share of the largest number; None: not compared."""
 
+    absolute: float | None = None
+    """Largest difference itself, in the unit of the result; None: not compared."""
+
 
 @dataclass
 class Cost:
@@ -144,11 +159,14 @@ def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row]
             with variant.around():
                 costs.append(Cost(*counted(variant.run)))
             bar.update()
-        differences, faults = compared(series, [cost.result for cost in costs], TOLERANCE[setting.dtype])
+        results = [cost.result for cost in costs]
+        differences, faults = compared(series, results, TOLERANCE[setting.dtype])
+        distances = absolute(series, results)
+        del results
         for variant, cost in zip(series.variants, costs, strict=True):
             cost.result = {}
             with variant.around():
-                cost.peak = peak_memory(variant.run, setting.device)
+                cost.peak = peak_memory(variant.sample or variant.run, setting.device)
             bar.update()
         for _ in range(repeats):
             gc.collect()
@@ -156,6 +174,9 @@ def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row]
                 cost.seconds.append(timed(variant, setting.device))
                 bar.update()
     gc.unfreeze()
+    # From here on, of one step.
+    for variant, cost in zip(series.variants, costs, strict=True):
+        cost.seconds = [seconds / variant.steps for seconds in cost.seconds]
     medians = [1000 * median(cost.seconds) for cost in costs]
     rows = [
         Row(
@@ -167,13 +188,16 @@ def measure(series: Series, setting: Setting, limits: Limits) -> tuple[list[Row]
             low_ms=1000 * min(cost.seconds),
             high_ms=1000 * max(cost.seconds),
             ratio=own / medians[baseline(series.variants, variant)],
-            gflop=cost.flops / 1e9,
-            gigabytes=cost.moved / 1e9,
+            gflop=cost.flops / variant.steps / 1e9,
+            gigabytes=cost.moved / variant.steps / 1e9,
             peak_mb=cost.peak / 1e6,
-            limit_percent=100 * 1000 * limits.seconds(cost.flops, cost.moved) / own,
+            limit_percent=100 * 1000 * limits.seconds(cost.flops, cost.moved) / variant.steps / own,
             difference=difference,
+            absolute=distance,
         )
-        for variant, cost, own, difference in zip(series.variants, costs, medians, differences, strict=True)
+        for variant, cost, own, difference, distance in zip(
+            series.variants, costs, medians, differences, distances, strict=True
+        )
     ]
     return rows, faults
 
@@ -217,11 +241,7 @@ def compared(series: Series, results: Sequence[Result], tolerance: float) -> tup
     """
     differences: list[float | None] = []
     faults = []
-    for place, (variant, result) in enumerate(zip(series.variants, results, strict=True)):
-        alike = [i for i, other in enumerate(series.variants) if other.size == variant.size]
-        named = [i for i in alike if series.variants[i].name == series.reference]
-        expected = results[(named or alike)[0]]
-        shared = [] if place == (named or alike)[0] else [name for name in result if name in expected]
+    for variant, result, expected, shared in beside_reference(series, results):
         for name in shared:
             met = difference(result[name], expected[name])
             if not met <= allowed(result[name], tolerance):
@@ -232,6 +252,33 @@ def compared(series: Series, results: Sequence[Result], tolerance: float) -> tup
                 )
         differences.append(max((difference(result[name], expected[name]) for name in shared), default=None))
     return differences, faults
+
+
+def beside_reference(series: Series, results: Sequence[Result]) -> Iterator[tuple[Variant, Result, Result, list[str]]]:
+    """Each variant with its results, those of the reference of its size, and the names that both have.
+
+    The reference itself is compared with nothing.
+    """
+    for place, (variant, result) in enumerate(zip(series.variants, results, strict=True)):
+        alike = [i for i, other in enumerate(series.variants) if other.size == variant.size]
+        named = [i for i in alike if series.variants[i].name == series.reference]
+        expected = results[(named or alike)[0]]
+        yield variant, result, expected, [] if place == (named or alike)[0] else [n for n in result if n in expected]
+
+
+def absolute(series: Series, results: Sequence[Result]) -> list[float | None]:
+    """The largest difference of a number from the reference's, by variant; None where nothing is shared."""
+    return [
+        max(
+            (
+                (result[name].double().cpu() - expected[name].double().cpu()).abs().max().item()
+                for name in shared
+                if isinstance(result[name], Tensor)
+            ),
+            default=None,
+        )
+        for _, result, expected, shared in beside_reference(series, results)
+    ]
 
 
 def difference(met: Tensor | list[str], expected: Tensor | list[str]) -> float:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
 
 from lofit.errors import LofitError
+from lofit.models.layout import head_layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -139,6 +146,12 @@ def random_model(shape: Shape, *, device: torch.device, dtype: torch.dtype) -> P
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval().requires_grad_(False)
+
+
+def shape_of(model: PreTrainedModel) -> Shape:
+    """The sizes of the inputs that are timed on a pretrained model."""
+    size = head_layout(model).size
+    return Shape(lambda: model.config, dtype="float32", heads=max(1, round(0.03 * size)), head_counts=(1, 8, 32))
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:

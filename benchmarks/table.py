@@ -7,6 +7,7 @@ from io import StringIO
 from itertools import groupby
 
 from benchmarks.cost import Limits
+from benchmarks.goals import summary
 from benchmarks.measure import Row, Series, growth_repeats
 from lofit.report.markdown import aligned
 
@@ -31,6 +32,8 @@ TITLES = {
     "labels": "Logits only at labels",
     "choices": "Multiple-choice scoring",
     "generation": "Generation",
+    "training": "Training on a task's records",
+    "lm-eval": "TruthfulQA beside lm-eval",
 }
 
 
@@ -47,6 +50,8 @@ def markdown(
         ],
     )
     parts = ["# Benchmark", setup, legend.rstrip(), "## Limits of the machine", machine]
+    if goals := summary(rows):
+        parts += ["## Goals", goals]
     for group, members in groupby(series, key=lambda member: member.group):
         parts.append(f"## {TITLES[group]}")
         for member in members:
@@ -54,7 +59,7 @@ def markdown(
             title = f"growth with {member.grows}" if member.grows else member.title
             parts += [
                 f"### {title[0].upper()}{title[1:]}",
-                *filter(None, [member.note.strip()]),
+                *filter(None, [member.note.strip(), member.found()]),
                 one_table(member, own),
             ]
     return "\n\n".join(parts) + "\n"

@@ -1,19 +1,32 @@
-"""The questions that are scored and continued, and a tokenizer for them that is trained on the spot."""
+"""The questions that are scored, continued and tuned on, and a tokenizer for random models, trained on the spot."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lofit.demo import world
 from lofit.demo.recipe import Recipe
-from lofit.tasks import truthfulqa
-from lofit.tasks.record import Options, Record
+from lofit.tasks import mquake, truthfulqa
+from lofit.tasks.record import Objective, Options, Record
 
 LARGEST_VOCABULARY = 8000
+TUNED = {"mquake": mquake, "truthfulqa": truthfulqa}
+"""Tasks to train on: completions, and preference pairs."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a task's training reads."""
+
+    records: list[Record]
+
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -22,27 +35,61 @@ class Texts:
 
     records: list[Record]
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
 
     source: str
     """What the tables call them."""
 
+    six_shot: list[Record]
+    """The same questions with six examples alone before each, as lm-eval asks them."""
 
-def read_texts(folder: Path | None, *, vocabulary: int) -> Texts:
-    """The test questions in `folder`, both folds; without a folder, those of a generated world in the same format.
+    tuning: dict[str, Tuning]
+    """Training records by task: MQuAKE for cross-entropy, TruthfulQA for preference pairs."""
+
+    def with_end(self) -> PreTrainedTokenizerBase:
+        """A copy of the tokenizer; the one that was trained here, whose answers nothing ends, gets an end token."""
+        tokenizer = deepcopy(self.tokenizer)
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(0)
+        return tokenizer
+
+
+def read_texts(folder: Path | None, *, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Texts:
+    """The published files in `folder`, both folds of TruthfulQA's test questions; or those of a generated world.
+
+    Args:
+        folder: holds `truthfulqa` and `mquake`; None for the generated world.
+        vocabulary: rows of the model's embedding, for a tokenizer that is trained here.
+        tokenizer: the model's own; None to train one.
 
     Raises:
         LofitError: a file is missing or malformed.
     """
+    folds = [0] if folder is None else [0, 1]
+    source = "TruthfulQA" if folder else "generated in TruthfulQA's format"
+    with published_files(folder) as files:
+        records = truthfulqa.load(files / "truthfulqa", "test", Options(protocol="lofit", folds=folds))
+        six_shot = truthfulqa.load(files / "truthfulqa", "test", Options(prompt="six_shot", folds=folds))
+        tuning = {
+            name: Tuning(
+                page.load(files / name, "train", Options()),
+                page.aims(files / name, Options())[0],
+            )
+            for name, page in TUNED.items()
+        }
+    tokenizer = tokenizer or train_tokenizer(records, min(LARGEST_VOCABULARY, vocabulary))
+    return Texts(records, tokenizer, source, six_shot, tuning)
+
+
+@contextmanager
+def published_files(folder: Path | None) -> Iterator[Path]:
+    """`folder`, or one with the files of a generated world that is gone afterwards."""
     if folder is not None:
-        records = truthfulqa.load(folder, "test", Options(protocol="lofit", folds=[0, 1]))
-        source = "TruthfulQA"
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            world.write_data(world.create(0, Recipe()), Path(made))
-            records = truthfulqa.load(Path(made, "truthfulqa"), "test", Options(protocol="lofit"))
-        source = "generated in TruthfulQA's format"
-    return Texts(records, train_tokenizer(records, min(LARGEST_VOCABULARY, vocabulary)), source)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as made:
+        world.write_data(world.create(0, Recipe()), Path(made))
+        yield Path(made)
 
 
 def train_tokenizer(records: Sequence[Record], size: int) -> PreTrainedTokenizerFast:

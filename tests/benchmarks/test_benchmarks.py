@@ -2,19 +2,18 @@
 
 import csv
 import math
+import time
 
 import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks.cost import counted, peak_memory
+from benchmarks.cost import Limits, counted, peak_memory
 from benchmarks.generation import answer, has_ended, literate
 from benchmarks.loop_over_heads import LoopOverHeads
-from benchmarks.measure import Series, Setting, Variant, compared, difference
-from benchmarks.shapes import SHAPES, eager, random_model, sharing, with_output
+from benchmarks.measure import Series, Variant, absolute, compared, difference, measure
+from benchmarks.shapes import eager, sharing, with_output
 from benchmarks.steps import fresh_adapter
-from benchmarks.texts import read_texts
-from lofit import head_layout
 from lofit.models.generation import generate
 
 CPU = torch.device("cpu")
@@ -27,32 +26,13 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A tiny model gains nothing from more, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return random_model(SHAPES["tiny"], device=CPU, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def setting(model):
-    return Setting(model, head_layout(model), SHAPES["tiny"], CPU, torch.float32, texts=None, questions=1, repeats=1)
-
-
 def test_every_group_runs_and_every_figure_is_finite(tmp_path):
     command.bench(shape=command.ShapeName("tiny"), repeats=1, questions=1, out=tmp_path)
     with (tmp_path / "benchmark.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     for group, names in VARIANTS.items():
         assert names <= {row["name"] for row in rows if row["group"] == group}
-    numbers = [name for name in rows[0] if name not in ("group", "series", "name", "size", "difference")]
+    numbers = [name for name in rows[0] if name not in ("group", "series", "name", "size", "difference", "absolute")]
     for row in rows:
         assert all(math.isfinite(float(row[name])) for name in numbers)
         assert min(float(row[name]) for name in ("median_ms", "ratio", "gflop", "gigabytes", "peak_mb")) > 0
@@ -109,11 +89,30 @@ def test_attention_on_a_cpu_is_counted_like_its_two_products():
     assert moved >= 4 * 4 * q.numel()
 
 
+def test_figures_of_a_run_of_several_steps_are_those_of_one(setting):
+    left = torch.randn(20, 30)
+
+    def run():
+        for _ in range(3):
+            left @ left.T
+        time.sleep(0.06)
+        return {}
+
+    sampled = []
+    variant = Variant("three", run, steps=3, sample=lambda: sampled.append(torch.empty(1_000_000)))
+    rows, _ = measure(Series("step1", "some", [variant]), setting, Limits(1e12, 1e12))
+    assert rows[0].gflop == 2 * 20 * 30 * 20 / 1e9
+    assert 20 <= rows[0].median_ms == pytest.approx(rows[0].low_ms)
+    assert rows[0].limit_percent == pytest.approx(100 * 2 * 20 * 30 * 20 / 1e12 / (rows[0].median_ms / 1000))
+    assert rows[0].peak_mb == pytest.approx(4, rel=0.01) and sampled
+
+
 def test_results_that_disagree_are_found():
     variants = [Variant("one", dict), Variant("other", dict), Variant("another size", dict, size=1)]
     results = [{"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.00001)}, {"loss": torch.tensor(9.0)}]
     series = Series("step1", "some", variants)
     assert compared(series, results, 1e-4) == ([None, pytest.approx(1e-5, rel=0.01), None], [])
+    assert absolute(series, [{"loss": torch.tensor(2.0)}, {"loss": torch.tensor(2.5)}, {}]) == [None, 0.5, None]
     results[1] = {"loss": torch.tensor(1.001)}
     assert compared(series, results, 1e-4)[1] == ["step1, some: other: loss differs by 1.0e-03; expected 1e-04"]
     results[1] = {"loss": torch.tensor(math.nan)}
@@ -127,9 +126,7 @@ def test_a_disagreement_fails_the_command_after_the_tables_are_written(tmp_path,
     assert (tmp_path / "benchmark.csv").exists()
 
 
-def test_a_model_held_to_words_answers_in_words_of_several_lengths(model):
-    texts = read_texts(None, vocabulary=512)
-    setting = Setting(model, head_layout(model), SHAPES["tiny"], CPU, torch.float32, texts, questions=1, repeats=1)
+def test_a_model_held_to_words_answers_in_words_of_several_lengths(setting, texts):
     prompts = [record.prompt for record in texts.records[:12]]
     words = generate(literate(setting), texts.tokenizer, prompts, batch_size=12, max_new_tokens=12, ended=has_ended)
     assert all(text.replace(" ", "").isalpha() and has_ended(text) for text in words)
@@ -148,7 +145,8 @@ def test_models_that_share_weights_have_their_own_modules(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--truthfulqa", "nowhere"], "nowhere/fold_0_test_seed_42.csv: no such file"),
+        (["--data", "nowhere"], "nowhere/truthfulqa/fold_0_test_seed_42.csv: no such file"),
+        (["--model", "nowhere"], "model 'nowhere': "),
         (["--device", "toaster"], "--device toaster: "),
         (["--device", "meta"], "--device meta: its memory cannot be measured here"),
         (["--questions", "100000"], "--questions 100000: got 200 questions; expected at most as many"),
