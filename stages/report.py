@@ -13,7 +13,8 @@ from lofit.report.costs import cost_csv, cost_of, cost_table
 from lofit.report.paper import compare_with_paper, read_figures
 from lofit.report.rows import Cell, Facts, Row, primary_rows, rows_of_task
 from lofit.report.trials import trial_tables
-from lofit.storage.files import read_json, write_whole
+from lofit.report.wrong_answers import COMMONEST, wrong_answer_lists
+from lofit.storage.files import read_json, read_jsonl, write_whole
 from lofit.storage.tables import read_norms, read_ranking, read_scores
 from lofit.storage.trials import read_trials
 from stages import paths
@@ -55,6 +56,19 @@ PAPER = """The paper's figures for this model, quoted from their source, and our
 {table}
 """
 
+WRONG = """# Wrong answers
+
+Model `{model}`. Of the tasks scored by exact match, the {commonest} commonest wrong answers of each row, counted over
+{averaged}, each with what was right for the first question that was answered so.
+
+{lists}
+"""
+
+NO_WRONG = """# Wrong answers
+
+Model `{model}`. No task is scored by exact match.
+"""
+
 COSTS = """# What each row has cost
 
 Model `{model}`. Measured where the stages ran, not the same twice, and no part of what DVC compares. Training includes
@@ -86,11 +100,12 @@ def report(run: Run) -> None:
             release(task, seed, row, block["split"])
     framed = next(iter(settings["lofit_rows"]), None)
     draw_figures(out, settings, rows, plan["baseline"], framed)
+    averaged = averaged_dimensions(settings, rows)
     summary = SUMMARY.format(
         model=settings["model"],
         seeds=", ".join(map(str, settings["seeds"])),
         splits=", ".join(f"{task} on its {block['split']} split" for task, block in settings["tasks"].items()),
-        averaged=averaged_dimensions(settings, rows),
+        averaged=averaged,
         compared=COMPARED.format(reference=reference, number=len(compared)) if compared else "",
         drift=DRIFT if any(row.kl is not None for row in rows) else "",
         primary=table.primary_tables(rows, baseline=plan["baseline"]),
@@ -102,6 +117,7 @@ def report(run: Run) -> None:
         "Random heads": control_table(controls(cells, reference=reference or framed)) if framed else "",
         "Figures": figures,
         "Other metrics": table.other_tables(rows, baseline=plan["baseline"]),
+        "Wrong answers": wrong_answers(out / "wrong_answers.md", settings, averaged),
         "Searched settings": trial_tables(trials(settings)),
         "Heads": table.head_lists(rows),
     }
@@ -174,6 +190,21 @@ def trials(settings: dict[str, Any]) -> dict[str, dict[str, list[list[dict[str, 
         }
         for task in settings["tasks"]
     }
+
+
+def wrong_answers(file: Path, settings: dict[str, Any], averaged: str) -> str:
+    """Write the wrong answers of all rows; returns what the summary says of them, nothing where there are none."""
+    predictions = {
+        task: {
+            row: [one for seed in settings["seeds"] for one in read_jsonl(paths.predictions_file(task, seed, row))]
+            for row in settings["rows"]
+        }
+        for task in settings["tasks"]
+    }
+    lists = wrong_answer_lists(predictions)
+    form = WRONG if lists else NO_WRONG
+    write_whole(file, form.format(model=settings["model"], commonest=COMMONEST, averaged=averaged, lists=lists))
+    return f"[{file.name}]({file.name}) has the {COMMONEST} commonest ones of each row." if lists else ""
 
 
 def averaged_dimensions(settings: dict[str, Any], rows: list[Row]) -> str:

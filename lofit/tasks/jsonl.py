@@ -153,9 +153,13 @@ def record(place: Place, row: dict, options: Options) -> Record:
     def continued(text: str) -> str:
         # A chat template decides by itself how an answer begins.
         touching = not turns and not prompt[-1].isspace() and not text[0].isspace()
-        return f" {text}" if touching else text
+        return f" {text}" if touching else f"{blanks}{text}"
 
-    made: dict[str, Any] = {"id": id_of(place, row, options), "prompt": prompt, "turns": turns}
+    # Tokenizers make one token of a blank and the word behind it: after a blank at its end a prompt would be continued
+    # from a token that training has never seen there.
+    asked_for = prompt.rstrip(" ")
+    blanks = prompt[len(asked_for) :]
+    made: dict[str, Any] = {"id": id_of(place, row, options), "prompt": asked_for, "turns": turns}
     if shape == "preference":
         made |= {"completion": continued(text("chosen")), "rejected": continued(text("rejected"))}
         if made["completion"] == made["rejected"]:

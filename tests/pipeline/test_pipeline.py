@@ -72,6 +72,8 @@ def test_everything_runs_once_and_is_reported(project):
     assert first.index("## truthfulqa: mc1_clean") < first.index("## clutrr: exact_match_clean")
     assert [line[0] for line in table(project)[2:4]] == ["base", "lofit"]
     assert (project.folder / "reports/tiny/scores.png").read_bytes().startswith(b"\x89PNG")
+    wrong = (project.folder / "reports/tiny/wrong_answers.md").read_text()
+    assert "](wrong_answers.md)" in summary and "## clutrr\n\n### base\n" in wrong and "## truthfulqa" not in wrong
     shown = project("python", "-m", "stages.show")
     assert "exact_match_clean" in shown
     assert "workflowType=machine_learning" in shown

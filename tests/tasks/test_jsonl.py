@@ -53,13 +53,22 @@ def test_a_chat_template_decides_by_itself_how_an_answer_begins(tmp_path, row):
         ("Q:", " A", "Q: A"),
         ("Q:", "\tA", "Q:\tA"),
         ("Q: ", " A", "Q:  A"),
+        ("Q:\n  ", "A", "Q:\n  A"),
     ],
 )
 def test_one_blank_stands_between_prompt_and_completion_unless_there_is_white_space(
     tmp_path, prompt, completion, joined
 ):
     record = one(tmp_path, {"prompt": prompt, "completion": completion})
-    assert record.prompt == prompt and record.prompt + record.completion == joined
+    assert record.prompt + record.completion == joined
+    # A blank goes with the word behind it, as it does in tokens.
+    assert record.prompt == prompt.rstrip(" ")
+
+
+def test_a_blank_at_the_end_of_a_prompt_goes_to_each_of_its_answers(tmp_path):
+    pair, choice = (one(tmp_path, {**row, "prompt": "Q: "}) for row in (PAIR, CHOICE))
+    assert (pair.prompt, pair.completion, pair.rejected) == ("Q:", " Hi.", " What.")
+    assert (choice.prompt, choice.correct, choice.incorrect) == ("Q:", (" a dog",), (" a cat", " a cow"))
 
 
 @pytest.mark.parametrize(
