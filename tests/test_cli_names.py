@@ -33,9 +33,8 @@ def test_commands_take_a_gguf_file_and_convert_it_once(tmp_path, capsys):
     write_gguf(tmp_path / "tiny.gguf")
     inspect("tiny.gguf")
     first = capsys.readouterr()
-    assert (
-        "8, 4 in each layer" in first.out and first.err.count("converting its GGUF file into .cache/models/tiny-") == 1
-    )
+    assert "8, 4 in each layer" in first.out
+    assert first.err.count("converting its GGUF file into .cache/models/tiny-") == 1
     generate(["the 12"], model="tiny.gguf", max_new_tokens=2, dtype="auto")
     second = capsys.readouterr()
     assert "converting" not in second.err and "--dtype: auto is " in second.err

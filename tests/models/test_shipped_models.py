@@ -12,7 +12,7 @@ TEXTS = (
     "The capital of France is",
     "foo  12 a   b\n\n  c 3.14",
     "<|im_start|>user\nHi<|im_end|>\n",
-    "I'll we've THE'S x_y  \n end  ",
+    "I'll we've THE'S x_y  \n end ",
 )
 KNOWN = {
     "smollm2-135m": (
