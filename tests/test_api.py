@@ -293,7 +293,10 @@ ROW, PAIR = RECORDS["completion"][0], RECORDS["preference"][0]
         ({"lr": "high"}, "lr: got 'high'; expected a number"),
         ({"lr": -1.0}, "lr: got -1.0; expected greater than 0"),
         ({"epochs": 0}, "epochs: got 0; expected greater than or equal to 1"),
-        ({"scale_settings": {"l2": 1.0}}, "l2: unknown key; expected lr, epochs, batch_size, beta, max_length, stop_after, l1"),
+        (
+            {"scale_settings": {"l2": 1.0}},
+            "l2: unknown key; expected lr, epochs, batch_size, beta, max_length, stop_after, l1",
+        ),
         ({"ranking": "random", "ranking_settings": {"draws": 0}}, "draws: got 0; expected greater than or equal to 1"),
         (
             {"ranking": "from_task", "ranking_settings": {"task": "cats"}},

@@ -33,13 +33,25 @@ KNOWN = {
 """What llama-cpp-python 0.3.36 makes of the same files: a greedy continuation of the first text, and all tokens."""
 
 
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Loads a shipped model, which is converted once, or skips where its package is not installed."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def loaded(name):
+        if SHIPPED[name].written() is None:
+            pytest.skip(f"{name} is not installed: {SHIPPED[name].install}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            return lofit.load_model(name, device="cpu")
+
+    return loaded
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_model_speaks_and_reads_as_llama_cpp_does(name, tmp_path, monkeypatch):
-    if SHIPPED[name].written() is None:
-        pytest.skip(f"{name} is not installed: {SHIPPED[name].install}")
-    monkeypatch.chdir(tmp_path)
-    model, tokenizer = lofit.load_model(name, device="cpu")
+def test_a_shipped_model_speaks_and_reads_as_llama_cpp_does(name, load):
+    model, tokenizer = load(name)
     continued, *tokens = KNOWN[name]
     assert [" ".join(map(str, tokenizer(text)["input_ids"])) for text in TEXTS] == tokens
     (text,) = generate(model, tokenizer, TEXTS[:1], batch_size=1, max_new_tokens=7)
@@ -60,12 +72,9 @@ CAPITALS = {
 
 
 @pytest.mark.slow
-def test_lofit_adapts_a_pretrained_model_and_leaves_it_as_it_was(tmp_path, monkeypatch):
+def test_lofit_adapts_a_pretrained_model_and_leaves_it_as_it_was(tmp_path, load):
     """Counterfactual questions, which the base answers in sentences of its own or by what it knows."""
-    if SHIPPED["smollm2-135m"].written() is None:
-        pytest.skip(f"smollm2-135m is not installed: {SHIPPED['smollm2-135m'].install}")
-    monkeypatch.chdir(tmp_path)
-    model, tokenizer = lofit.load_model("smollm2-135m", device="cpu")
+    model, tokenizer = load("smollm2-135m")
     countries, cities = list(CAPITALS), list(CAPITALS.values())
     records = [
         {
