@@ -218,6 +218,8 @@ def write_adapters(adapters: Mapping[Part, Adapter], task: str, seed: int, row: 
     """Write each part's adapter into a folder of its own, and where it comes from."""
     base = read_json(paths.BASE_MODEL)
     layout = HeadLayout.from_json(base["layout"])
+    # A converted folder is this project's own; by its name the model is found anywhere.
+    known_as = base["name"] if base["conversion"] else base["source"]
     data = (paths.data_folder(task) / "train.jsonl").read_bytes()
     for part, name in paths.part_names(list(adapters)).items():
         draw, fold = part
@@ -227,7 +229,7 @@ def write_adapters(adapters: Mapping[Part, Adapter], task: str, seed: int, row: 
             "data_sha256": sha256(data).hexdigest(),
             "parameters": adapter.provenance.training["parameters"],
         }
-        adapter.provenance = Provenance.made_now(base["source"], base["revision"], layout, training=training)
+        adapter.provenance = Provenance.made_now(known_as, base["revision"], layout, training=training)
         adapter.save_pretrained(paths.adapter_folder(task, seed, row) / name, card=False)
 
 
