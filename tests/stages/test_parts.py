@@ -1,7 +1,14 @@
-"""The figures of a fitted cell: of the last epoch, or of the one that was kept."""
+"""What a fitted cell leaves: figures of the last epoch or the one that was kept; adapters that name their base."""
 
+import pytest
+import torch
+
+from lofit import HeadAdapter
+from lofit.adapters.provenance import Provenance
+from lofit.storage.files import read_json, write_json
 from lofit.training.loop import Progress
-from stages.parts import over_parts, summarise
+from stages import paths
+from stages.parts import over_parts, summarise, write_adapters
 
 LOSSES = [(1, 8.0), (1, 6.0), (2, 4.0), (2, 2.0), (3, 1.0), (3, 3.0)]
 
@@ -30,3 +37,18 @@ def test_the_epochs_that_parts_have_kept_are_averaged():
         "kept_epoch": 2.5,
     }
     assert "kept_epoch" not in over_parts([summarise(progress(), 7)])
+
+
+@pytest.mark.parametrize(("conversion", "known_as"), [(None, "some/folder"), ({"sha256": "0" * 64}, "smollm2-135m")])
+def test_an_adapter_names_its_base_so_that_it_is_found_again(conversion, known_as, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layout = {"num_layers": 2, "num_heads": 4, "head_dim": 8, "projections": ["0.o_proj", "1.o_proj"]}
+    base = {"name": "smollm2-135m", "source": "some/folder", "revision": "f" * 64, "layout": layout}
+    write_json(paths.BASE_MODEL, {**base, "conversion": conversion})
+    train = paths.data_folder("task") / "train.jsonl"
+    train.parent.mkdir(parents=True)
+    train.write_text("")
+    adapter = HeadAdapter([(0, 1)], offsets=torch.ones(1, 8), provenance=Provenance(training={"parameters": {}}))
+    write_adapters({(1, 0): adapter}, "task", 42, "lofit")
+    config = read_json(paths.adapter_folder("task", 42, "lofit") / "fold_0" / "config.json")
+    assert (config["base_model"], config["base_revision"]) == (known_as, "f" * 64)
