@@ -91,7 +91,7 @@ def test_a_model_without_positions_states_none(tokenizer):
 
 def test_what_a_model_has_no_positions_for_is_one_line_before_it_runs(tokenizer):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=16, n_embd=32, n_layer=2, n_head=4, eos_token_id=0))
-    long = "Q: Can pigs fly? " * 5
+    long = "Q: Can pigs fly? " * 5 + "A:"
     length = len(tokenizer(long)["input_ids"])
     words = (
         rf"^prompt 'Q: Can pigs fly\?.*'\.\.\.: {length}.* tokens.*; expected at most 16, the positions of the model$"

@@ -37,7 +37,7 @@ def project(make_checkout):
     checkout.edit("methods.lofit.tune", {"lr": [0.05, 0.2]})
     checkout.edit("methods.iti.tune", {"alpha": [1.0, 5.0]})
     checkout.edit("methods.random_heads.select_heads", {"ranking": "random", "draws": 2})
-    checkout.first = checkout.repro(LOFIT_TRACKING="on")
+    checkout.first = checkout.repro()
     return checkout
 
 
@@ -144,10 +144,10 @@ def test_test_records_are_read_by_evaluate_alone(project):
     made = project.bytes_of("artifacts/adapters/**/*", "artifacts/heads/**/*", "artifacts/rankings/**/*")
     try:
         for row in ("red", "iti"):
-            project("python", "-m", "stages.fit_baseline", *cell(row), "--run-name", "tiny")
+            project("python", "-m", "stages.fit_baseline", *cell(row), "--run-name", "tiny", LOFIT_TRACKING="on")
         for row in ("gradient_heads", "probe_heads"):
             project("python", "-m", "stages.measure_heads", *cell(row))
-        project("python", "-m", "stages.tune_bias", *cell("lofit"), "--run-name", "tiny")
+        project("python", "-m", "stages.tune_bias", *cell("lofit"), "--run-name", "tiny", LOFIT_TRACKING="on")
         assert project.bytes_of("artifacts/adapters/**/*", "artifacts/heads/**/*", "artifacts/rankings/**/*") == made
         project("python", "-m", "stages.evaluate", *cell("red"), "--run-name", "tiny", ok=False)
     finally:

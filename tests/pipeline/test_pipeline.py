@@ -511,8 +511,9 @@ def test_two_checkouts_give_the_same_bytes(project, make_checkout):
     other.repro()
     patterns = ("artifacts/**/*", "metrics/**/*", "reports/**/*")
     made, known = other.bytes_of(*patterns), project.bytes_of(*patterns)
-    # Rows that earlier tests have added leave their files behind.
-    assert made == {name: known[name] for name in made}
+    # Durations are no results. Rows that earlier tests have added leave their files behind.
+    results = {name: text for name, text in made.items() if "/costs" not in name}
+    assert len(results) > 100 and results == {name: known[name] for name in results}
     locks = [yaml.safe_load((place.folder / "dvc.lock").read_text()) for place in (project, other)]
     outs = [{name: stage.get("outs") for name, stage in lock["stages"].items()} for lock in locks]
     assert outs[1] == {name: outs[0][name] for name in outs[1]}
