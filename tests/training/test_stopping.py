@@ -10,33 +10,20 @@ import lofit
 from lofit import HeadAdapter, LofitError, Record, head_layout
 from lofit.fitting.context import Context
 from lofit.methods import jola, loreft
-from lofit.tasks.record import Objective
 from lofit.training.checkpoint import Checkpoint
 from lofit.training.initial import fresh_vectors
 from lofit.training.loop import Progress, agreed
 from lofit.training.settings import Runtime, TrainingSettings
 from lofit.training.stopping import best_epoch, is_over
 from lofit.training.subject import Subject
+from tests.pairs import OBJECTIVES, PAIRS, RECORDS
 
-PAIRS = [
-    ("Q: Can pigs fly? A:", " No, pigs cannot fly", " Yes"),
-    ("Q: Where did the cat sit? A:", " on the mat", " in the cat, on the dog"),
-    ("Q: Who? A:", " Roy", " Anna and the dog"),
-    ("Answer", ": her brother", " mat"),
-    ("Q: Can pigs fly, and can the cat? A:", " No", " Yes, on pigs"),
-]
-RECORDS = [Record(str(number), *pair) for number, pair in enumerate(PAIRS)]
 # Answers of letters that training knows nothing of: what is learned first helps them, what is learned last does not.
 STRANGE = [" x9#", " $!7z", " Uv&&q", " 0()", "~~"]
 VAL = [
     Record(str(number), PAIRS[number][0], answer, PAIRS[(number + 1) % 5][2]) for number, answer in enumerate(STRANGE)
 ]
 SETTINGS = TrainingSettings(lr=0.1, epochs=9, batch_size=2)
-OBJECTIVES = {
-    "cross-entropy": Objective("cross_entropy"),
-    "dpo": Objective("dpo"),
-    "initial": Objective("dpo", "initial"),
-}
 # Gates are noisy within a step, a basis is put right after it: both must be over when the epoch is judged.
 KINDS = {
     "heads": lambda subject: HeadAdapter([(0, 1), (1, 2), (1, 3)], fresh_vectors(3, 8, seed=5)),

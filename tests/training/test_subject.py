@@ -15,26 +15,14 @@ from lofit.training.checkpoint import Checkpoint
 from lofit.training.loop import Progress, shuffled
 from lofit.training.settings import Runtime, TrainingSettings
 from lofit.training.subject import Subject
+from tests.pairs import OBJECTIVES, PAIRS, RECORDS
 
 WIDTH = 32
 SETTINGS = TrainingSettings(lr=0.05, epochs=3, batch_size=3)
-PAIRS = [
-    ("Q: Can pigs fly? A:", " No, pigs cannot fly", " Yes"),
-    ("Q: Where did the cat sit? A:", " on the mat", " in the cat, on the dog"),
-    ("Q: Who? A:", " Roy", " Anna and the dog"),
-    ("Answer", ": her brother", " mat"),
-    ("Q: Can pigs fly, and can the cat? A:", " No", " Yes, on pigs"),
-]
-RECORDS = [Record(str(number), *pair) for number, pair in enumerate(PAIRS)]
 CHOICES = [
     Record(str(number), prompt, right, correct=(right, " no"), incorrect=(wrong, " the cat sat on"))
     for number, (prompt, right, wrong) in enumerate(PAIRS)
 ]
-OBJECTIVES = {
-    "cross-entropy": Objective("cross_entropy"),
-    "dpo": Objective("dpo"),
-    "initial": Objective("dpo", "initial"),
-}
 
 
 class Vector(Adapter):
