@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lofit.cli.terminal import columns, terminal
 from lofit.errors import LofitError
@@ -14,6 +14,11 @@ from stages.command import main
 from stages.params import effective
 from stages.params.load import load
 from stages.params.schema import Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lofit.models.base import BaseModel
 
 STEPS = 3
 """How many steps are measured; the first one, which is slower, counts as well."""
@@ -34,17 +39,22 @@ class Work:
 
 
 def estimate() -> None:
-    """Print how long the rows of params.yaml will take: one line for each task. Run `dvc repro preprocess` before."""
+    """Print how long the rows of params.yaml will take, by task; after `dvc repro base_model preprocess`."""
     params = load(paths.PARAMS)
     needed = [paths.BASE_MODEL, *(counts_file(params, task) for task in params.run.tasks)]
     if missing := [file for file in needed if not file.exists()]:
         raise LofitError(f"{missing[0]}: no such file; run `dvc repro base_model preprocess` first")
+    # Only now: a fault above should not wait for torch.
+    from stages.model import load_base, read_base
+
+    base = read_base()
+    loaded = load_base(base)
     table = columns("task", "rows", "steps", "s a step", "scored", "s a record", "hours", right=(1, 2, 3, 4, 5, 6))
     total = 0.0
     for task in params.run.tasks:
         work = list(work_of_task(params, task))
         steps, scored = sum(part.steps for part in work), sum(part.scored for part in work)
-        per_step, per_record = measure(params, task)
+        per_step, per_record = measure(params, task, base, *loaded)
         hours = len(params.run.seeds) * (steps * per_step + scored * per_record) / 3600
         total += hours
         figures = (f"{steps:,}", f"{per_step:.2f}", f"{scored:,}", f"{per_record:.3f}", f"{hours:.1f}")
@@ -90,7 +100,9 @@ def steps_of(candidates: Any, records: int) -> int:
     return sum(settings.epochs * -(-records // settings.batch_size) for settings in trained)
 
 
-def measure(params: Params, task: str) -> tuple[float, float]:
+def measure(
+    params: Params, task: str, base: "BaseModel", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[float, float]:
     """Seconds that a training step of all heads takes, and those of a record that is scored."""
     from lofit.fitting.context import Context
     from lofit.fitting.train_scales import train_scales
@@ -98,11 +110,9 @@ def measure(params: Params, task: str) -> tuple[float, float]:
     from lofit.scoring.predict import predict
     from lofit.tasks.record import read_metric, read_objective, read_records
     from lofit.training.loop import Progress
-    from stages.model import load_base, read_base
     from stages.runtime import read_runtime
 
-    base, data = read_base(), paths.data_folder(task)
-    model, tokenizer = load_base(base)
+    data = paths.data_folder(task)
     block = params.tasks[task]
     settings = (block.train_scales or ScaleSettings()).model_dump()
     progress = Progress(name=task)
