@@ -7,6 +7,7 @@ from typing import Any
 
 from lofit.adapters.kinds import load_adapter
 from lofit.report import plots, table
+from lofit.report.answers import SHOWN, answer_tables
 from lofit.report.comparison import compare, with_comparisons
 from lofit.report.controls import control_table, controls
 from lofit.report.costs import cost_csv, cost_of, cost_table
@@ -17,6 +18,7 @@ from lofit.report.wrong_answers import COMMONEST, wrong_answer_lists
 from lofit.storage.files import read_json, read_jsonl, write_whole
 from lofit.storage.tables import read_norms, read_ranking, read_scores
 from lofit.storage.trials import read_trials
+from lofit.tasks.record import read_records
 from stages import paths
 from stages.command import Run, main
 from stages.costs import cost_of_cell
@@ -69,6 +71,14 @@ NO_WRONG = """# Wrong answers
 Model `{model}`. No task is scored by exact match.
 """
 
+ANSWERS = """# Answers before and after
+
+Model `{model}`. Of each task the first {shown} questions that were scored, seed {first_seed}; of a multiple choice, the
+answer with the highest probability. Long prompts are shown from near their end.
+
+{tables}
+"""
+
 COSTS = """# What each row has cost
 
 Model `{model}`. Measured where the stages ran, not the same twice, and no part of what DVC compares. Training includes
@@ -117,6 +127,7 @@ def report(run: Run) -> None:
         "Random heads": control_table(controls(cells, reference=reference or framed)) if framed else "",
         "Figures": figures,
         "Other metrics": table.other_tables(rows, baseline=plan["baseline"]),
+        "Answers before and after": answers(out / "answers.md", settings, plan["baseline"], reference or framed),
         "Wrong answers": wrong_answers(out / "wrong_answers.md", settings, averaged),
         "Searched settings": trial_tables(trials(settings)),
         "Heads": table.head_lists(rows),
@@ -205,6 +216,22 @@ def wrong_answers(file: Path, settings: dict[str, Any], averaged: str) -> str:
     form = WRONG if lists else NO_WRONG
     write_whole(file, form.format(model=settings["model"], commonest=COMMONEST, averaged=averaged, lists=lists))
     return f"[{file.name}]({file.name}) has the {COMMONEST} commonest ones of each row." if lists else ""
+
+
+def answers(file: Path, settings: dict[str, Any], baseline: str | None, row: str | None) -> str:
+    """Write what the baseline and a row answer to the first questions; returns what the summary says of it."""
+    seed = settings["seeds"][0]
+    rows = [name for name in dict.fromkeys((baseline, row)) if name is not None]
+    tasks = {
+        task: (
+            read_records(paths.data_folder(task), block["split"]),
+            {name: read_jsonl(paths.predictions_file(task, seed, name)) for name in rows},
+        )
+        for task, block in settings["tasks"].items()
+    }
+    text = ANSWERS.format(model=settings["model"], shown=SHOWN, first_seed=seed, tables=answer_tables(tasks))
+    write_whole(file, text)
+    return f"[{file.name}]({file.name}) has those to the first {SHOWN} questions of each task."
 
 
 def averaged_dimensions(settings: dict[str, Any], rows: list[Row]) -> str:

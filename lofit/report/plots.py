@@ -174,8 +174,13 @@ def limit_numbers(axes: Axes, numbers: Sequence[int]) -> None:
     first, last = (log10(end) for end in (min(numbers, default=1), max(numbers, default=1)))
     first, last = first - 0.25, last + 0.25
     axes.set_xlim(10**first, 10 ** (first + (last - first) / NAMES))
-    axes.set_xticks([10**power for power in range(ceil(first), floor(last) + 1)])
+    powers = [10**power for power in range(ceil(first), floor(last) + 1)]
+    axes.set_xticks(powers)
     axes.minorticks_off()
+    if numbers and not powers:
+        # Sizes that are much alike may lie between two powers of ten.
+        ends = sorted({min(numbers), max(numbers)})
+        axes.set_xticks(ends, [f"{end:,}" for end in ends])
 
 
 def draw_points(axes: Axes, points: Sequence[Row], colours: Mapping[str, str], *, gap: float) -> None:

@@ -8,16 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lofit.report.markdown import from_columns
+from lofit.report.markdown import from_columns, in_cell, one_line
 
 COMMONEST = 10
 """How many are shown of each row."""
-
-LONGEST = 60
-"""Characters of an answer that are shown."""
-
-SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
-"""What Markdown would read as more than a letter, within a cell of a table."""
 
 Predictions = Sequence[Mapping[str, Any]]
 """What the stage evaluate writes of each record; of one scored by exact match `exact_match`, `prediction`, `target`."""
@@ -63,16 +57,3 @@ def holds(answer: str, right: str) -> bool:
     """Whether the words of the right answer stand in a wrong one, whatever their case."""
     found = re.search(rf"(?<!\w){re.escape(right.casefold())}(?!\w)", answer.casefold())
     return bool(right) and found is not None
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def in_cell(text: str) -> str:
-    """A text as it is read in a cell of a table: cut where it is long, and with what has no width made visible."""
-    if not text:
-        return "*nothing*"
-    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    cut = visible if len(visible) <= LONGEST else visible[: LONGEST - 1].rstrip() + "…"
-    return SPECIAL.sub(r"\\\1", cut)

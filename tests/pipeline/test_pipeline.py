@@ -74,6 +74,8 @@ def test_everything_runs_once_and_is_reported(project):
     assert (project.folder / "reports/tiny/scores.png").read_bytes().startswith(b"\x89PNG")
     wrong = (project.folder / "reports/tiny/wrong_answers.md").read_text()
     assert "](wrong_answers.md)" in summary and "## clutrr\n\n### base\n" in wrong and "## truthfulqa" not in wrong
+    before_after = (project.folder / "reports/tiny/answers.md").read_text()
+    assert "](answers.md)" in summary and before_after.count("| base ") == before_after.count("| lofit ") == 2
     shown = project("python", "-m", "stages.show")
     assert "exact_match_clean" in shown
     assert "workflowType=machine_learning" in shown

@@ -137,6 +137,15 @@ def test_a_row_without_numbers_is_left_out_but_for_the_base():
     assert pareto([ROW]).axes[0].get_title() == "mquake: em"
 
 
+@pytest.mark.parametrize(("numbers", "ticks"), [((512,), ["512"]), ((2500, 3100), ["2,500", "3,100"])])
+def test_sizes_between_two_powers_of_ten_are_named(numbers, ticks):
+    rows = [replace(ROW, method=f"row_{n}", trained_parameters=n, facts=Facts(numbers=n)) for n in numbers]
+    (axes,) = pareto([ROW, *rows]).axes
+    low, high = axes.get_xlim()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ticks
+    assert all(low < tick < high for tick in axes.get_xticks())
+
+
 def test_the_names_of_a_crowd_do_not_overlap_and_stay_beside_the_points():
     rows = crowd()
     figure = pareto([*rows, *(replace(row, task="clutrr") for row in rows)])

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from lofit.report.wrong_answers import COMMONEST, LONGEST, wrong_answer_lists
+from lofit.report.markdown import LONGEST
+from lofit.report.wrong_answers import COMMONEST, wrong_answer_lists
 
 TITLE = "### row"
 
