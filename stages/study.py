@@ -1,12 +1,15 @@
 """Stage study: what the finished cells say on one question of the paper, as a table and a figure."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import Annotated, Any
 
 import typer
 
 from lofit import studies
+from lofit.errors import LofitError
 from lofit.report.evidence import Choice, Evidence
 from lofit.report.markdown import from_columns
 from lofit.report.plots import save
@@ -23,7 +26,7 @@ Model `{model}`. {words}
 
 ![{title}]({name}.png)
 
-{table}
+{tables}
 """
 
 
@@ -31,14 +34,19 @@ def study(name: Annotated[str, typer.Option(help="A page of lofit/studies.")], r
     plan = read_plan("study", name)
     page = studies.find(name)
     with track(STUDIES, name, {"study": name, "run": run}) as tracker:
-        made = page.study(read_evidence(run, plan), page.Settings.of(plan["settings"]))
+        with studied(name):
+            made = page.study(read_evidence(run, plan), page.Settings.of(plan["settings"]))
         folder = paths.studies_folder(run)
         figure = folder / f"{name}.png"
         save(made.figure, figure)
         lines = [{key: shown(key, value) for key, value in line.items()} for line in made.table]
         columns = {key: [line[key] for line in lines] for key in lines[0] if any(line[key] for line in lines)}
         text = PAGE.format(
-            title=page.TITLE, model=plan["cells"]["model"], words=made.words, name=name, table=from_columns(columns)
+            title=page.TITLE,
+            model=plan["cells"]["model"],
+            words=made.words,
+            name=name,
+            tables="\n\n".join(map(from_columns, filter(None, (made.short, columns)))),
         )
         write_whole(folder / f"{name}.md", text)
         content = StringIO()
@@ -48,6 +56,15 @@ def study(name: Annotated[str, typer.Option(help="A page of lofit/studies.")], r
         write_whole(folder / f"{name}.csv", content.getvalue())
         tracker.artifact(figure, "studies")
         tracker.artifact(folder / f"{name}.csv", "studies")
+
+
+@contextmanager
+def studied(name: str) -> Iterator[None]:
+    """Have a fault of a study's settings begin with its key in params.yaml."""
+    try:
+        yield
+    except LofitError as error:
+        raise LofitError(f"{paths.PARAMS}: studies.{name}.{error}") from None
 
 
 def read_evidence(run: str, plan: Plan) -> Evidence:

@@ -85,7 +85,7 @@ class Evidence:
         """
         rows = [given] if given is not None else self.rows_by_step_1()
         if not rows:
-            raise LofitError("study: got no row whose heads step 1 has chosen; expected one in run.methods")
+            raise LofitError("row: got none whose heads step 1 has chosen; expected one in run.methods")
         return rows[0]
 
     def lofit_rows(self) -> list[str]:
@@ -141,6 +141,9 @@ class Study:
 
     words: str
     """How to read both, in a paragraph."""
+
+    short: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The columns of a smaller table, as it stands in the paper; empty for none."""
 
 
 def jaccard(one: Heads, other: Heads) -> float:

@@ -1,9 +1,10 @@
 """Rows side by side on every task, each compared with one of them: the form of the paper's tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lofit.report.comparison import compare
 from lofit.report.evidence import Evidence, Study
+from lofit.report.rows import Row
 from lofit.report.study_plots import dots
 
 
@@ -28,7 +29,7 @@ def study_of_rows(evidence: Evidence, rows: Sequence[str], *, reference: str, wo
                     "score": row.score,
                     "low": row.low,
                     "high": row.high,
-                    "draws": row.draws,
+                    "draws": row.draws if row.draws > 1 else None,
                     "lowest draw": row.lowest,
                     "highest draw": row.highest,
                     "difference": found.difference if found else None,
@@ -39,4 +40,23 @@ def study_of_rows(evidence: Evidence, rows: Sequence[str], *, reference: str, wo
                 }
             )
     figure = dots(panels, reference=reference, caption=evidence.caption(evidence.tasks))
-    return Study(table, figure, words)
+    return Study(table, figure, words, short_table(panels, rows))
+
+
+def short_table(panels: Mapping[str, Sequence[Row]], rows: Sequence[str]) -> dict[str, list[str]]:
+    """A line for each row, a column for each task, and the mean over tasks where a row has a score on all of them."""
+    found = [{row.method: row for row in members} for members in panels.values()]
+    names = [name for name in rows if any(name in members for members in found)]
+    columns = {"row": names}
+    for task, members in zip(panels, found, strict=True):
+        columns[task.replace("\n", ": ")] = [with_interval(members[name]) if name in members else "" for name in names]
+    if len(panels) > 1:
+        scores = [[members[name].score for members in found if name in members] for name in names]
+        columns["mean"] = [f"{sum(each) / len(each):.3f}" if len(each) == len(found) else "" for each in scores]
+    numbers = [max(members[name].numbers for members in found if name in members) for name in names]
+    columns["numbers"] = [f"{number:,}" for number in numbers]
+    return columns
+
+
+def with_interval(row: Row) -> str:
+    return f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"

@@ -12,6 +12,7 @@ from lofit.report.rows import Row
 with extra("pipeline", "pictures need"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 STYLES = (
     ("o", "-", "#1a73e8"),
@@ -187,6 +188,8 @@ def layer_bars(panels: Mapping[str, Mapping[str, np.ndarray]], *, caption: str) 
         axes.set_title(title, fontsize="medium")
         axes.set_ylabel("heads")
         quarters(axes, len(counts))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[-1].set_xlabel("layer")
     if len(names) > 1:

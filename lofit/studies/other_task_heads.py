@@ -6,6 +6,7 @@ asked of the same questions, by a paired bootstrap; the paper marks p < .05 and 
 
 import numpy as np
 
+from lofit.errors import LofitError
 from lofit.report.comparison import compare
 from lofit.report.evidence import Evidence, Study, StudySettings
 from lofit.report.study_plots import matrix
@@ -35,6 +36,8 @@ def study(evidence: Evidence, settings: Settings) -> Study:
         task: {row: source for row in rows if (source := evidence.choices[task][row].settings["task"]) != task}
         for task in evidence.tasks
     }
+    if not any(borrowed.values()):
+        raise LofitError("rows: got none with the heads of another task; expected one in run.transfers")
     cells = {
         task: {name: cells for name, cells in evidence.cells[task].items() if name == own or name in borrowed[task]}
         for task in evidence.tasks

@@ -103,17 +103,17 @@ def parse(yaml: YAML, file: Path) -> CommentedMap:
     return content
 
 
-def merge(block: CommentedMap, changes: CommentedMap) -> None:
-    """Put `changes` into `block`, key by key."""
+def merge(block: CommentedMap, changes: CommentedMap, place: str = "") -> None:
+    """Put `changes` into `block`, key by key; `place` is where the block stands, for messages."""
     tail = take_comment(block)
     for name, change in changes.items():
         key = name.removesuffix(MORE)
         old = block.get(key)
-        value = extended(old, change) if name != key else change
+        value = extended(old, change, place + name) if name != key else change
         if isinstance(value, CommentedMap) and LIKE in value:
-            value, old = begun_like(block, key, value), None
+            value, old = begun_like(block, key, value, place + key), None
         if isinstance(value, CommentedMap) and isinstance(old, CommentedMap):
-            merge(old, value)
+            merge(old, value, f"{place}{key}.")
         else:
             between = take_comment(old)
             if isinstance(value, CommentedMap | CommentedSeq) and value:
@@ -123,21 +123,21 @@ def merge(block: CommentedMap, changes: CommentedMap) -> None:
     put_comment(block, tail)
 
 
-def extended(old: Any, more: Any) -> Any:
+def extended(old: Any, more: Any, place: str) -> Any:
     """A list with entries that it lacks."""
     if not isinstance(old, list) or not isinstance(more, list):
-        raise LofitError(f"preset: got {MORE} after a key; expected a list there, to which to add a list")
+        raise LofitError(f"{place}: got {more!r}; expected a list to add to a list")
     return CommentedSeq([*old, *(entry for entry in more if entry not in old)])
 
 
-def begun_like(block: CommentedMap, key: str, changes: CommentedMap) -> CommentedMap:
+def begun_like(block: CommentedMap, key: str, changes: CommentedMap, place: str) -> CommentedMap:
     """The block that `changes` begins as a copy of, with the changes; the block itself where it is there already."""
     source = changes[LIKE]
     begin = block.get(key, block.get(source))
     if not isinstance(begin, CommentedMap):
-        raise LofitError(f"preset: {key}.{LIKE}: got {source!r}; expected {', '.join(map(str, block))}")
+        raise LofitError(f"{place}.{LIKE}: got {source!r}; expected {', '.join(map(str, block))}")
     made = bare(begin)
-    merge(made, CommentedMap({name: value for name, value in changes.items() if name != LIKE}))
+    merge(made, CommentedMap({name: value for name, value in changes.items() if name != LIKE}), f"{place}.")
     return made
 
 
