@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import lofit
-from lofit import LofitError, methods, rankings
+from lofit import LofitError, methods, rankings, studies
 from lofit.rankings.scale_norm import ScaleSettings
 from lofit.training.settings import TrainingSettings
 
@@ -106,6 +106,38 @@ def test_the_rows_of_the_page_are_rows():
             methods.find(made.kind).Settings.of(values)
     (compared,) = [block["run"]["comparisons"] for block in blocks if "run" in block]
     Comparisons.model_validate(compared)
+
+
+def test_every_study_is_listed_with_all_its_settings():
+    asks, settings = tables((DOCS / "studies.md").read_text(encoding="utf-8"))
+    assert [row[0].strip("`") for row in asks[2:]] == sorted(
+        studies.names(), key=[row[0].strip("`") for row in asks].index
+    )
+    said = {name: row[1] for row in settings[2:] for name in re.findall("`([a-z_]+)`", row[0])}
+    assert set(said) == set(studies.names())
+    for name, text in said.items():
+        assert {key for key in studies.find(name).Settings.model_fields if f"`{key}`" in text} == set(
+            studies.find(name).Settings.model_fields
+        ), name
+
+
+def test_the_figures_of_the_readme_are_those_of_the_report():
+    root = DOCS.parent
+    readme = (root / "README.md").read_text(encoding="utf-8").split("\n## A pretrained model\n")[1]
+    report = (root / "reports/smollm2-135m/summary.md").read_text(encoding="utf-8").split("\n# What each row is\n")[0]
+    measured = {}
+    for task, text in re.findall(r"^## (\w+): \w+\n\n((?:\|.*\|\n)+)", report, re.MULTILINE):
+        (header, _, *lines) = tables(text)[0]
+        for line in lines:
+            row = dict(zip(header, line, strict=True))
+            numbers = row["trained numbers"].split(" ")[0]
+            measured[task, row["method"]] = (re.sub(r"\b0\.", ".", f"{row['score']} {row['95 % interval']}"), numbers)
+    header, _, *lines = tables(readme.split("\n## ")[0])[0]
+    columns = {task: at for at, title in enumerate(header) for task in re.findall("`([a-z]+)`", title)}
+    said = {
+        (task, line[0].strip("`")): (line[at], line[-1]) for line in lines for task, at in columns.items() if line[at]
+    }
+    assert said == measured
 
 
 def test_links_between_the_pages_lead_somewhere():
