@@ -167,6 +167,20 @@ def run_faults(params: Params) -> Iterator[str]:
         for task in tasks:
             yield from cell_faults(params, task, row)
     yield from comparison_faults(params)
+    yield from out_of_domain_faults(params)
+
+
+def out_of_domain_faults(params: Params) -> Iterator[str]:
+    """Rows that are not computed, and tasks that are missing; which tasks there are, the stage check asks lm-eval."""
+    run, block = params.run, params.out_of_domain
+    for key, values in (("run.out_of_domain", run.out_of_domain), ("out_of_domain.tasks", block.tasks)):
+        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+            yield f"{key}: got {value!r} twice; expected each once"
+    for row in run.out_of_domain:
+        if row not in run.rows:
+            yield f"run.out_of_domain: got {row!r}; expected {', '.join(run.rows)}, the rows of run"
+    if run.out_of_domain and not block.tasks:
+        yield "out_of_domain.tasks: got []; expected at least one task, as run.out_of_domain names rows"
 
 
 def list_faults(params: Params, row: str) -> Iterator[str]:
