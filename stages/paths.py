@@ -124,3 +124,7 @@ def metrics_folder(run: str, *cell: str | int) -> Path:
 
 def reports_folder(run: str) -> Path:
     return Path("reports", run)
+
+
+def studies_folder(run: str) -> Path:
+    return reports_folder(run) / "studies"

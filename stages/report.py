@@ -5,14 +5,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lofit.adapters.kinds import load_adapter
 from lofit.report import plots, table
 from lofit.report.answers import SHOWN, answer_tables
 from lofit.report.comparison import compare, with_comparisons
 from lofit.report.controls import control_table, controls
 from lofit.report.costs import cost_csv, cost_of, cost_table
 from lofit.report.paper import compare_with_paper, read_figures
-from lofit.report.rows import Cell, Facts, Row, primary_rows, rows_of_task
+from lofit.report.rows import Row, primary_rows, rows_of_task
 from lofit.report.trials import trial_tables
 from lofit.report.wrong_answers import COMMONEST, wrong_answer_lists
 from lofit.storage.files import read_json, read_jsonl, write_whole
@@ -20,6 +19,7 @@ from lofit.storage.tables import read_norms, read_ranking, read_scores
 from lofit.storage.trials import read_trials
 from lofit.tasks.record import read_records
 from stages import paths
+from stages.cells import read_cells
 from stages.command import Run, main
 from stages.costs import cost_of_cell
 from stages.mlflow_row import fitting_stage, selecting_stage
@@ -92,13 +92,7 @@ all settings that a row has searched, less those that had been tried before; sel
 def report(run: Run) -> None:
     plan = read_plan("report")
     settings, out = plan["settings"], paths.reports_folder(run)
-    cells = {
-        task: {
-            row: [read_cell(run, task, seed, row, settings["kinds"][row]) for seed in settings["seeds"]]
-            for row in settings["rows"]
-        }
-        for task in settings["tasks"]
-    }
+    cells = read_cells(run, settings)
     size = read_json(paths.BASE_MODEL)["parameters"]
     rows: list[Row] = []
     for task, found in cells.items():
@@ -138,36 +132,6 @@ def report(run: Run) -> None:
     write_whole(out / "summary.md", "\n\n".join(part.strip() for part in parts) + "\n")
     write_csv(out / "summary.csv", table.to_csv(rows))
     write_costs(out, settings)
-
-
-def read_cell(run: str, task: str, seed: int, row: str, kind: str) -> Cell:
-    folder, scores = paths.metrics_folder(run, task, seed, row), read_scores(paths.scores_file(task, seed, row))
-    drift = read_json(folder / "evaluate.json").get("drift")
-    fitted = read_json(folder / f"{fitting_stage(task, row)}.json")
-    return Cell(
-        scores,
-        read_ranking(paths.heads_file(task, seed, row)),
-        # What is computed from activations is not trained.
-        fitted["trained_parameters"] if fitted["steps"] else 0,
-        facts=read_facts(task, seed, row, kind),
-        drift=dict.fromkeys(scores, drift) if drift else {},
-    )
-
-
-def read_facts(task: str, seed: int, row: str, kind: str) -> Facts:
-    """What a row is, as the adapter of its first part says."""
-    folder = next(file.parent for file in sorted(paths.adapter_folder(task, seed, row).glob("*/config.json")))
-    adapter = load_adapter(folder)
-    tried = read_trials(paths.trials_file(task, seed, row))
-    return Facts(
-        kind=kind,
-        site=adapter.site if adapter.tensors() else "",
-        where=adapter.where if adapter.tensors() else "",
-        served_as=adapter.served_as if adapter.tensors() else "the base model",
-        numbers=sum(tensor.numel() for tensor in adapter.tensors().values()),
-        adapter_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-        configurations=max((len(some) for some in tried.values()), default=1),
-    )
 
 
 def release(task: str, seed: int, row: str, split: str) -> None:

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from lofit import rankings
 from lofit.fitting.select_heads import select_heads as best
+from lofit.fitting.share import number_of_heads
 from lofit.models.layout import HeadLayout
 from lofit.storage.files import read_json
 from lofit.storage.tables import read_norms, write_heads
@@ -20,13 +21,14 @@ from stages.plan import read_plan
 def select_heads(task: Task, seed: Seed, method: Method) -> None:
     plan = read_plan("select_heads", task, method)
     heads = paths.heads_file(task, seed, method)
+    layout = HeadLayout.from_json(read_json(paths.BASE_MODEL)["layout"])
+    k = number_of_heads(plan["k"], layout.size)
     if plan["measured"]:
         scores = read_norms(paths.ranking_file(task, seed, method))
-        write_heads(heads, {(1, fold): best(scores[fold], plan["k"]) for fold in plan["folds"]})
+        write_heads(heads, {(1, fold): best(scores[fold], k) for fold in plan["folds"]})
         return
     page = rankings.find(plan["ranking"])
     settings = page.Settings.of(plan["settings"])
-    layout = HeadLayout.from_json(read_json(paths.BASE_MODEL)["layout"])
     source = getattr(settings, "task", task)
     scales = load_file(paths.scales_folder(source, seed) / "scales.safetensors") if page.NEEDS else {}
     chosen = {}
@@ -34,9 +36,9 @@ def select_heads(task: Task, seed: Seed, method: Method) -> None:
         for fold in plan["folds"]:
             case = Case(layout, task=task, seed=seed, draw=draw)
             ranked = page.rank(case, settings, scales.get(paths.scales_name(fold)))
-            chosen[draw, fold] = best(ranked, plan["k"])
+            chosen[draw, fold] = best(ranked, k)
             if plan["ranking"] == "scale_norm":
-                page.warn_of_noise(ranked, plan["k"])
+                page.warn_of_noise(ranked, k)
     write_heads(heads, chosen)
 
 

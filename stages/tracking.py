@@ -26,6 +26,9 @@ CELLS = "lofit"
 TRAINING = "lofit-training"
 """Experiment with the live curves of the training stages, joined to the cells by their md5 tags."""
 
+STUDIES = "lofit-studies"
+"""Experiment with a run for each study: its figure and its table."""
+
 FLUSH_SECONDS = 1.0
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lofit.report.markdown import from_columns, in_cell, one_line
-from lofit.scoring.predict import shown_prompt
 from lofit.tasks.record import Record
 
 SHOWN = 3
@@ -30,7 +29,8 @@ def answer_tables(tasks: Mapping[str, tuple[Sequence[Record], Mapping[str, Seque
 
 
 def table_of(records: Sequence[Record], rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    columns = {"prompt": [in_cell(end_of(one_line(shown_prompt(record))), LONGEST_PROMPT) for record in records]}
+    prompts = [record.prompt if record.scoring_prompt is None else record.scoring_prompt for record in records]
+    columns = {"prompt": [in_cell(end_of(one_line(prompt)), LONGEST_PROMPT) for prompt in prompts]}
     for name, predictions in rows.items():
         first = {row["id"]: row for row in reversed(predictions)}
         columns[name] = [shown(answer_of(record, first[record.id])) for record in records]

@@ -34,7 +34,8 @@ class Fit:
 class Selection:
     """Which heads a row tunes on a task."""
 
-    k: int
+    k: int | str
+    """A number, or a share as `3%`."""
 
     ranking: str
 

@@ -1,6 +1,7 @@
 """Is every K in params.yaml one that the model has?"""
 
 from lofit.errors import LofitError
+from lofit.fitting.share import number_of_heads
 from stages import paths
 from stages.params import effective
 from stages.params.schema import Params
@@ -17,7 +18,7 @@ def check_heads(params: Params, size: int) -> None:
         f"{size}, the heads of {params.model.name}"
         for task in params.run.tasks
         for row in params.run.lofit_rows
-        if (k := effective.selection(params, task, row).k) > size
+        if number_of_heads(k := effective.selection(params, task, row).k, size) > size
     ]
     if faults:
         raise LofitError("\n".join(dict.fromkeys(faults)))

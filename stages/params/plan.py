@@ -5,21 +5,17 @@ settings, with every default filled in, and a hash of the code (see `stages.para
 default or of one row's block reruns the cells that it reaches and no others.
 """
 
-import hashlib
 from collections.abc import Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lofit import methods, rankings
+from lofit import methods, rankings, studies
 from lofit.models.identity import file_hash, folder_hash
 from lofit.storage.files import write_json
-from lofit.tasks.question_files import FILES
-from stages.params import effective
+from stages.params import effective, out_of_domain
 from stages.params.code import code_hash
-from stages.params.schema import OutOfDomain, Params
-from stages.paths import LM_EVAL_TASKS, model_notes
+from stages.params.schema import Params
+from stages.paths import model_notes
 from stages.plan import Plan, plan_file
 
 
@@ -58,6 +54,9 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
     # The cards of adapters are made here.
     code = code_hash("stages.report", "lofit.adapters.card")
     yield ("report",), {"settings": settings, "baseline": baseline, "code": code}
+    cells = {key: settings[key] for key in ("model", "tasks", "seeds", "rows", "kinds")}
+    for study in run.studies:
+        yield from study_plans(params, study, {"cells": cells, "baseline": baseline})
     for task in run.tasks:
         yield from task_plans(params, task)
         for row in run.rows:
@@ -89,6 +88,25 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
     yield ("train_scales", task), {"needed": needed, "settings": scales, "code": code_hash("stages.train_scales")}
     read = {"needed": bool(run.readers or run.probed), "seed": block.preprocess.seed, "folds": block.preprocess.folds}
     yield ("collect_activations", task), {**read, "code": code_hash("stages.collect_activations")}
+
+
+def study_plans(params: Params, study: str, shared: Plan) -> Iterator[tuple[tuple[str, ...], Plan]]:
+    """The cell of a study."""
+    page = studies.find(study)
+    chosen = {
+        task: {row: effective.selection(params, task, row) for row in params.run.lofit_rows}
+        for task in params.run.tasks
+    }
+    choices = {
+        task: {
+            row: {"ranking": choice.ranking, "settings": choice.settings.model_dump(mode="json")}
+            for row, choice in rows.items()
+        }
+        for task, rows in chosen.items()
+    }
+    settings = page.Settings.of(params.studies[study]).model_dump(mode="json")
+    code = code_hash("stages.study", page.__name__)
+    yield ("study", study), {"settings": settings, "choices": choices, **shared, "code": code}
 
 
 def lengths(params: Params, task: str) -> dict[str, int]:
@@ -152,21 +170,7 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
     files = files_hash(scoring["drift"] or "")
     yield ("evaluate", task, row), {"settings": scoring, "files": files, "code": code_hash("stages.evaluate")}
     if row in params.run.out_of_domain:
-        yield ("out_of_domain", task, row), out_of_domain_plan(params.out_of_domain)
-
-
-def out_of_domain_plan(block: OutOfDomain) -> Plan:
-    """The same for all cells: which model and which adapter, DVC sees itself."""
-    # Tasks of one's own may read any of the files.
-    places = [FILES[name] for name in block.tasks if name in FILES] if block.folder is None else [""]
-    return {
-        "settings": block.model_dump(),
-        "files": {place: tree_hash(Path(block.files, place)) for place in places},
-        "folder": tree_hash(Path(block.folder)) if block.folder else None,
-        "tasks": folder_hash(LM_EVAL_TASKS),
-        "lm_eval": version("lm_eval") if find_spec("lm_eval") else None,
-        "code": code_hash("stages.out_of_domain", "lofit.tasks.question_files"),
-    }
+        yield ("out_of_domain", task, row), out_of_domain.plan(params.out_of_domain)
 
 
 def search_plan(fit: effective.Fit, scoring: dict[str, Any]) -> Plan:
@@ -187,13 +191,6 @@ def model_files(place: Path) -> str | None:
     if place.is_dir():
         return folder_hash(place, notes=model_notes())
     return file_hash(place, notes=model_notes()) if place.is_file() else None
-
-
-def tree_hash(place: Path) -> str:
-    """SHA-256 of a file, or over the files of a folder and of the folders in it."""
-    found = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    lines = (f"{path.relative_to(place).as_posix()} {file_hash(path)}\n" for path in found)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def files_hash(place: str) -> str | None:

@@ -13,6 +13,12 @@ from lofit.storage.files import write_whole
 from stages.params.load import load, validate
 from stages.params.yaml_file import load_with, parse_yaml, read_text
 
+MORE = "+"
+"""Behind a key: the list is added to, not replaced."""
+
+LIKE = "like"
+"""A key whose value names a block beside it, of which a copy is to be changed."""
+
 SLOT = {CommentedMap: 2, CommentedSeq: 0}
 """Where ruamel keeps the comment behind a value, in its entry for the value's key."""
 
@@ -37,7 +43,11 @@ def descriptions(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise LofitError(f"{folder}: no such folder; expected the folder of presets; run from the project's root")
-    lines = {file.stem: file.read_text(encoding="utf-8").splitlines() for file in sorted(folder.glob("*.yaml"))}
+    files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
+    lines = {
+        file.relative_to(folder).with_suffix("").as_posix(): file.read_text(encoding="utf-8").splitlines()
+        for file in files
+    }
     return {
         name: next((line.lstrip("# ") for line in text if line.startswith("#")), "") for name, text in lines.items()
     }
@@ -46,8 +56,9 @@ def descriptions(folder: Path) -> dict[str, str]:
 def apply(params: Path, preset: Path) -> list[str]:
     """Merge `preset` into `params`, comments kept, and say what has changed, as `key: old -> new`.
 
-    Blocks are merged key by key; anything else is replaced, lists as a whole; keys that `params` lacks are added.
-    Nothing is written where the result would not be valid.
+    Blocks are merged key by key; anything else is replaced, lists as a whole; keys that `params` lacks are added. A key
+    `rows+` adds to the list `rows`. A block with `like: other` begins as a copy of the block `other` beside it. Nothing
+    is written where the result would not be valid.
 
     Raises:
         LofitError: one of the files is missing or faulty, or what they make together is.
@@ -92,13 +103,17 @@ def parse(yaml: YAML, file: Path) -> CommentedMap:
     return content
 
 
-def merge(block: CommentedMap, changes: CommentedMap) -> None:
-    """Put `changes` into `block`, key by key."""
+def merge(block: CommentedMap, changes: CommentedMap, place: str = "") -> None:
+    """Put `changes` into `block`, key by key; `place` is where the block stands, for messages."""
     tail = take_comment(block)
-    for key, value in changes.items():
+    for name, change in changes.items():
+        key = name.removesuffix(MORE)
         old = block.get(key)
+        value = extended(old, change, place + name) if name != key else change
+        if isinstance(value, CommentedMap) and LIKE in value:
+            value, old = begun_like(block, key, value, place + key), None
         if isinstance(value, CommentedMap) and isinstance(old, CommentedMap):
-            merge(old, value)
+            merge(old, value, f"{place}{key}.")
         else:
             between = take_comment(old)
             if isinstance(value, CommentedMap | CommentedSeq) and value:
@@ -106,6 +121,31 @@ def merge(block: CommentedMap, changes: CommentedMap) -> None:
             block[key] = value
             put_comment(value, between)
     put_comment(block, tail)
+
+
+def extended(old: Any, more: Any, place: str) -> Any:
+    """A list with entries that it lacks."""
+    if not isinstance(old, list) or not isinstance(more, list):
+        raise LofitError(f"{place}: got {more!r}; expected a list to add to a list")
+    return CommentedSeq([*old, *(entry for entry in more if entry not in old)])
+
+
+def begun_like(block: CommentedMap, key: str, changes: CommentedMap, place: str) -> CommentedMap:
+    """The block that `changes` begins as a copy of, with the changes; the block itself where it is there already."""
+    source = changes[LIKE]
+    begin = block.get(key, block.get(source))
+    if not isinstance(begin, CommentedMap):
+        raise LofitError(f"{place}.{LIKE}: got {source!r}; expected {', '.join(map(str, block))}")
+    made = bare(begin)
+    merge(made, CommentedMap({name: value for name, value in changes.items() if name != LIKE}), f"{place}.")
+    return made
+
+
+def bare(node: Any) -> Any:
+    """A copy without comments, which speak of the original."""
+    if isinstance(node, dict):
+        return CommentedMap({key: bare(value) for key, value in node.items()})
+    return CommentedSeq(map(bare, node)) if isinstance(node, list) else node
 
 
 def last_entry(node: Any) -> tuple[Any, Any] | None:

@@ -4,9 +4,11 @@ What belongs to a method, a ranking or a task has its `Settings` on that page of
 key that is left out has its default; the stage check writes all of them down for DVC (see `stages.params.plan`).
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 from lofit.methods import lofit
 from lofit.rankings.scale_norm import ScaleSettings
@@ -66,8 +68,11 @@ class Run(Settings):
     transfers: list[Name]
     """Rows of LoFiT at heads that step 1 has chosen on another task."""
 
-    out_of_domain: list[Name]
+    out_of_domain: list[Name] = Field(default_factory=list)
     """Rows, of any list, that are asked the questions of other tasks, too: those of the block `out_of_domain`."""
+
+    studies: list[Name] = Field(default_factory=list)
+    """Pages of lofit/studies: figures and tables over these cells, each with a block in `studies`."""
 
     comparisons: Comparisons | None = None
     """Which rows the report compares with which one, decided before anything has run; null for none."""
@@ -119,13 +124,27 @@ class Model(Settings):
         return self.name if self.file is None else f"{self.name}/{self.file}"
 
 
+def number_or_share(value: Any) -> int | str:
+    if type(value) is int and value >= 1:
+        return value
+    if isinstance(value, str) and (found := SHARE.fullmatch(value)) and 0 < float(found[1]) <= 100:
+        return value
+    fault = f": got {value!r}; expected a whole number from 1, or a share of the heads, as 3%"
+    raise PydanticCustomError("fault", "a number of heads", {"fault": fault})
+
+
+SHARE = re.compile(r"([0-9]+(?:[.][0-9]+)?)%")
+
+NumberOfHeads = Annotated[int | str, PlainValidator(number_or_share)]
+
+
 class SelectHeads(Settings):
     """Between the steps: which heads to tune. Other keys are the ranking's own settings."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    k: Count
-    """How many."""
+    k: NumberOfHeads
+    """How many, or which share of the model's: `3%`."""
 
     ranking: Name = "scale_norm"
     """A page of lofit/rankings."""
@@ -214,3 +233,5 @@ class Params(Settings):
     out_of_domain: OutOfDomain = OutOfDomain()
     methods: dict[Name, Row]
     tasks: dict[Name, Task]
+    studies: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """The settings of each study, by its name; {} for its defaults."""

@@ -18,6 +18,15 @@ GROUPS = {
     "controls": ["random_heads"],
     "transfers": [],
 }
+STUDIES = {
+    "data_size": {"series": {"all": [TASK]}},
+    "head_distribution": {},
+    "head_selection": {},
+    "k_sweep": {"rows": ["lofit", "probe_heads"]},
+    "methods": {},
+    "overlap": {"rows": ["lofit", "random_heads"]},
+    "seeds": {},
+}
 ROWS = [row for group in ("baselines", "readers", "methods", "measured", "probed", "controls") for row in GROUPS[group]]
 
 
@@ -37,6 +46,8 @@ def project(make_checkout):
     checkout.edit("methods.lofit.tune", {"lr": [0.05, 0.2]})
     checkout.edit("methods.iti.tune", {"alpha": [1.0, 5.0]})
     checkout.edit("methods.random_heads.select_heads", {"ranking": "random", "draws": 2})
+    checkout.edit("run.studies", list(STUDIES))
+    checkout.edit("studies", STUDIES)
     checkout.first = checkout.repro()
     return checkout
 
@@ -65,6 +76,27 @@ def test_every_row_is_fitted_and_scored_and_stands_in_the_report(project):
     assert [row for row in ROWS if rows[row]["corrected_p"]] == ["base", "red", "random_heads"]
     for figure in ("scores", "pareto", "scale_norms"):
         assert (project.folder / f"reports/tiny/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_study_has_its_page_its_figure_and_its_table(project):
+    for name in STUDIES:
+        place = project.folder / f"reports/tiny/studies/{name}"
+        assert place.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        page = place.with_suffix(".md").read_text()
+        assert f"]({name}.png)" in page and "{" not in page
+        with place.with_suffix(".csv").open(newline="") as opened:
+            assert list(csv.DictReader(opened))
+    with (project.folder / "reports/tiny/studies/methods.csv").open(newline="") as opened:
+        rows = {row["row"]: row for row in csv.DictReader(opened)}
+    assert list(rows) == ROWS
+    with (project.folder / f"metrics/tiny/{TASK}/1/red/evaluate.json").open() as opened:
+        assert float(rows["red"]["score"]) == pytest.approx(json.load(opened)["test"]["mc1_clean"], abs=1e-6)
+
+
+def test_a_setting_of_a_study_reruns_that_study_alone(project):
+    project.edit("studies.k_sweep.rows", ["probe_heads", "lofit"])
+    assert project.changed() == {"study@k_sweep"}
+    project.edit("studies.k_sweep.rows", ["lofit", "probe_heads"])
 
 
 def test_a_second_repro_runs_nothing(project):

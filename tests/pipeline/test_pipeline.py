@@ -289,11 +289,15 @@ def test_the_other_rankings_run(project, edit):
     rest = {"tune_bias": {}, "tune": {}, "evaluate": {}}
     edit("methods.same_layers", {"kind": "lofit", "select_heads": {"ranking": "random_same_layers"}, **rest})
     edit("methods.theirs", {"kind": "lofit", "select_heads": {"ranking": "from_task", "task": "clutrr"}, **rest})
+    edit("run.studies", ["other_task_heads"])
+    edit("studies", {"other_task_heads": {}})
     project.repro()
     read = lambda task, row: (project.folder / f"artifacts/heads/{task}/1/{row}.csv").read_text().split()[1:]  # noqa: E731
     layers = [[line.split(",")[2] for line in read("truthfulqa", row)] for row in ("lofit", "same_layers")]
     assert layers[0] == layers[1]
     assert read("truthfulqa", "theirs") == read("clutrr", "lofit")
+    with (project.folder / "reports/tiny/studies/other_task_heads.csv").open(newline="") as opened:
+        assert [(row["heads of"], row["tuned on"]) for row in csv.DictReader(opened)] == [("clutrr", "truthfulqa")]
 
 
 def test_a_method_of_ones_own_is_one_file_and_one_row(project, edit):

@@ -102,7 +102,7 @@ def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
         ("model.dtype", "int8", "model.dtype: got 'int8'; expected 'float32', 'bfloat16', 'float16' or 'auto'"),
         ("model.name", "", "model.name: got ''; expected a text that is not blank"),
         ("model.revision", 5, "model.revision: got 5; expected a text"),
-        ("modle", {}, "modle: unknown key; expected run, model, out_of_domain, methods, tasks"),
+        ("modle", {}, "modle: unknown key; expected run, model, out_of_domain, methods, tasks, studies"),
         ("methods.lofit.kind", "lora", "methods.lofit.kind: got 'lora'; expected .*lofit, .*none.*"),
         (
             "methods.lofit.select_heads",
@@ -112,7 +112,7 @@ def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
         (
             "methods.lofit.select_heads",
             {"k": 0},
-            "methods.lofit.select_heads.k: got 0; expected greater than or equal to 1",
+            "methods.lofit.select_heads.k: got 0; expected a .* 3%",
         ),
         ("methods.lofit.train_scales", {}, "methods.lofit.train_scales: unknown key; expected kind, fit, .*"),
         ("methods.a/b", {"kind": "none"}, "methods.a/b: got 'a/b'; expected letters, digits and _ only"),
@@ -120,10 +120,46 @@ def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
         ("tasks.mquake.evaluate", None, "tasks.mquake.evaluate: got None; expected a block of keys"),
         ("tasks.mquake.evaluate.split", "train", "tasks.mquake.evaluate.split: got 'train'; expected 'val' or 'test'"),
         ("tasks.mquake.extra", 1, "tasks.mquake.extra: unknown key; expected kind, fetch_data, .*, evaluate"),
-        ("tasks.mquake.select_heads.k", 0, "tasks.mquake.select_heads.k: got 0; expected greater than or equal to 1"),
-        ("tasks.mquake.select_heads.k", -3, "tasks.mquake.select_heads.k: got -3; expected greater than or equal to 1"),
-        ("tasks.mquake.select_heads.k", 2.5, "tasks.mquake.select_heads.k: got 2.5; expected a whole number"),
-        ("tasks.mquake.select_heads.k", "3", "tasks.mquake.select_heads.k: got '3'; expected a whole number"),
+        (
+            "tasks.mquake.select_heads.k",
+            0,
+            "tasks.mquake.select_heads.k: got 0; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            -3,
+            "tasks.mquake.select_heads.k: got -3; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            2.5,
+            "tasks.mquake.select_heads.k: got 2.5; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            True,
+            "tasks.mquake.select_heads.k: got True; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            "3",
+            "tasks.mquake.select_heads.k: got '3'; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            "3 %",
+            "tasks.mquake.select_heads.k: got '3 %'; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            "0%",
+            "tasks.mquake.select_heads.k: got '0%'; expected a .* 3%",
+        ),
+        (
+            "tasks.mquake.select_heads.k",
+            "101%",
+            "tasks.mquake.select_heads.k: got '101%'; expected a .* 3%",
+        ),
         ("tasks.mquake.tune_bias.lr", 0.0, "tasks.mquake.tune_bias.lr: got 0.0; expected greater than 0"),
         (
             "tasks.mquake.tune_bias.lr",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lofit import methods, rankings
+from lofit import methods, rankings, studies
 from lofit.errors import LofitError
 from stages.params import effective, presets
 from stages.params.load import load
@@ -91,6 +91,62 @@ def test_hyperparameters_are_the_papers(params, name):
         assert {scales.batch_size, offsets.batch_size} == {8}
         assert made.tasks[task].preprocess.protocol == "lofit" and offsets.beta == 0.5
     assert made.tasks["clutrr"].preprocess.train_size == 300
+
+
+STUDIES = sorted((ROOT / "presets" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", [None, "smollm2-135m", "gemma3-270m"])
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_study_goes_on_top_of_any_models_preset_and_keeps_its_rows(params, file, model):
+    if model is not None:
+        presets.apply(params, ROOT / "presets" / f"{model}.yaml")
+    before = load(params)
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert f"#   python -m stages.preset study/{file.stem} && dvc repro" in head and len(head[0]) > 20
+    presets.apply(params, presets.find(f"study/{file.stem}", ROOT / "presets"))
+    made = load(params)
+    assert made.run.studies == [file.stem] and file.stem in made.studies
+    assert set(before.run.rows) <= set(made.run.rows) and set(before.run.tasks) <= set(made.run.tasks)
+    assert presets.apply(params, file) == []
+    # Rows that a study compares have searched as much as LoFiT has.
+    if made.run.transfers or made.run.measured:
+        searched = {row: len(made.methods[row].tune["lr"]) for row in (*made.run.transfers, *made.run.measured)}
+        assert set(searched.values()) == {3}
+
+
+def test_every_study_has_a_preset():
+    assert [file.stem for file in STUDIES] == studies.names()
+
+
+def test_a_list_is_added_to_once_and_a_block_begins_like_another(params, preset):
+    file = preset(
+        "run: {seeds+: [43], tasks+: [few]}\n"
+        "tasks: {few: {like: mquake, preprocess: {train_size: 25}, tune_bias: {epochs: 7}}}\n"
+    )
+    before, text = read(params), params.read_text()
+    presets.apply(params, file)
+    made = read(params)
+    assert made["run"]["seeds"] == [42, 43] and made["run"]["tasks"] == [*before["run"]["tasks"], "few"]
+    few, mquake = made["tasks"]["few"], made["tasks"]["mquake"]
+    assert few == together(mquake, {"preprocess": {"train_size": 25}, "tune_bias": {"epochs": 7}})
+    assert mquake == before["tasks"]["mquake"] and comments(params.read_text()) == comments(text)
+    assert presets.apply(params, file) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("run: {name+: [a]}", r"run\.name\+: got \['a'\]; expected a list to add to a list"),
+        ("run: {seeds+: 43}", r"run\.seeds\+: got 43; expected a list to add to a list"),
+        ("tasks: {few: {like: nonesuch}}", r"tasks\.few\.like: got 'nonesuch'; expected truthfulqa, .*mquake, clutrr"),
+    ],
+)
+def test_what_cannot_be_added_to_or_begun_like_is_one_line(params, preset, text, fault):
+    before = params.read_bytes()
+    with pytest.raises(LofitError, match=fault):
+        presets.apply(params, preset(text))
+    assert params.read_bytes() == before
 
 
 def test_comments_stay_above_what_they_speak_of(params, preset):
