@@ -14,6 +14,11 @@ from lofit.report.rows import Row, by_task, mean_and_interval, primary_rows
 from lofit.storage.question_scores import QuestionScores
 from lofit.storage.tables import Part
 
+LIMITED = (
+    "Where not all were asked, it was the first ones; of mmlu_val_local, those at equal steps over all subjects; of a "
+    "group, so for each of its tasks."
+)
+
 Reached = Mapping[Part, Mapping[str, QuestionScores]]
 """What one cell reached: by part, then by the task that it was asked."""
 
@@ -69,13 +74,15 @@ def questions_table(tasks: Mapping[str, Mapping[str, Sequence[Reached]]], totals
     """How many questions of each task were asked, of how many."""
     ((first, *_), *_) = next(iter(tasks.values())).values()
     reached = next(iter(first.values()))
-    return from_columns(
+    some = any(len(scores.questions) < totals[task] for task, scores in reached.items())
+    table = from_columns(
         {
             "task": list(reached),
             "questions": [f"{len(scores.questions):,}" for scores in reached.values()],
             "of": [f"{totals[task]:,}" for task in reached],
         }
     )
+    return f"{table}\n\n{LIMITED}" if some else table
 
 
 def score_table(

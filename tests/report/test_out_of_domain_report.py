@@ -48,6 +48,7 @@ def lines_of(text):
 def test_each_row_has_a_line_with_its_own_task_beside_the_others(tasks, rows):
     text = out_of_domain_tables(tasks, rows, {"mmlu": 1531, "nq": 2}, baseline="base")
     questions, scores, differences = lines_of(text)
+    assert "the first ones" in text
     assert questions[2:] == [["mmlu", "6", "1,531"], ["nq", "2", "2"]]
     assert scores[0] == ["method", "clutrr: em", "mmlu: acc", "nq: exact_match", "drift CE", "drift KL"]
     assert [line[0] for line in scores[2:]] == ["base", "lofit"]
@@ -92,6 +93,7 @@ def test_a_difference_is_paired_over_questions(tasks, rows):
 def test_without_the_untouched_model_there_are_scores_alone(tasks, rows, baseline):
     only = {"clutrr": {"lofit": tasks["clutrr"]["lofit"]}}
     text = out_of_domain_tables(only, rows, {"mmlu": 6, "nq": 2}, baseline=baseline)
+    assert "the first ones" not in text
     assert len(lines_of(text)) == 2 and not re.search("Differences", text)
 
 
