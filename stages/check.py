@@ -8,7 +8,9 @@ from lofit.models.layout import HeadLayout
 from lofit.models.named import SUFFIX
 from lofit.models.shipped import SHIPPED, check_installed
 from lofit.rankings.listed import read_head_list
+from lofit.scoring import harness
 from lofit.storage.files import read_json
+from lofit.tasks.question_files import FILES
 from lofit.tasks.user_data import HUB_ID
 from stages import paths
 from stages.command import main
@@ -30,7 +32,8 @@ LEFT_BEHIND = (
 def check() -> None:
     params = load(paths.PARAMS)
     read_runtime()
-    if faults := faulty_model(params) + faulty_sources(params) + faulty_texts(params) + faulty_head_files(params):
+    checks = (faulty_model, faulty_sources, faulty_texts, faulty_head_files, faulty_tasks)
+    if faults := [fault for find in checks for fault in find(params)]:
         raise LofitError("\n".join(f"{paths.PARAMS}: {fault}" for fault in faults))
     if paths.BASE_MODEL.exists() and (known := read_json(paths.BASE_MODEL))["name"] == params.model.full_name:
         # Of a model that was never resolved, the stage base_model does it.
@@ -112,6 +115,32 @@ def faulty_head_files(params: Params) -> list[str]:
                 key = effective.block_key(params, task, row, "select_heads", "k")
                 faults.append(f"{key}: got {chosen.k}; expected 1 to {listed}, the heads that {file} lists")
     return list(dict.fromkeys(faults))
+
+
+def faulty_tasks(params: Params) -> list[str]:
+    """Tasks for evaluation out of domain that nobody knows, and files of them that are not there."""
+    block = params.out_of_domain
+    if not params.run.out_of_domain:
+        return []
+    faults = []
+    for key, place in (("files", block.files), ("folder", block.folder)):
+        needed = key == "folder" or bool(set(block.tasks) & set(FILES))
+        if place is not None and needed and not (Path(place).is_dir() and below(place, paths.DATA)):
+            expected = f"a folder below {paths.DATA}/{left_behind(place)}"
+            faults.append(f"out_of_domain.{key}: got {place!r}; expected {expected}")
+    if not faults:
+        files = {name: Path(block.files, FILES[name]) for name in block.tasks if name in FILES}
+        faults += [
+            f"out_of_domain.tasks: got {name}, whose {file} is not there; expected that file or folder"
+            f"{left_behind(str(file))}"
+            for name, file in files.items()
+            if not file.exists()
+        ]
+    try:
+        known = harness.known_tasks(block.tasks, folder=block.folder)
+    except LofitError as error:
+        return [f"run.out_of_domain: {error}", *faults]
+    return faults + [f"out_of_domain.{fault}" for fault in harness.faults_of(known, block.tasks, block.num_fewshot)]
 
 
 def left_behind(place: str) -> str:

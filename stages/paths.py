@@ -11,6 +11,7 @@ DATA = Path("data")
 HEAD_FILES = DATA / "heads"
 PRESETS = Path("presets")
 PAPER = PRESETS / "paper.csv"
+LM_EVAL_TASKS = Path("lofit/scoring/lm_eval_tasks")
 ARTIFACTS = Path("artifacts")
 PLAN = ARTIFACTS / "plan"
 DEMO = ARTIFACTS / "demo"
@@ -79,6 +80,11 @@ def heads_file(task: str, seed: int, row: str) -> Path:
 
 def scores_file(task: str, seed: int, row: str) -> Path:
     return row_file("scores", task, seed, row, ".csv")
+
+
+def out_of_domain_file(task: str, seed: int, row: str) -> Path:
+    """The scores of a row on other tasks."""
+    return row_file("scores", task, seed, row, ".out_of_domain.csv")
 
 
 def curve_file(task: str, seed: int, row: str) -> Path:

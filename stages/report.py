@@ -25,6 +25,7 @@ from stages.costs import cost_of_cell
 from stages.mlflow_row import fitting_stage, selecting_stage
 from stages.plan import read_plan
 from stages.release import write_release
+from stages.report_out_of_domain import out_of_domain_section
 
 SUMMARY = """# Results
 
@@ -118,6 +119,7 @@ def report(run: Run) -> None:
     sections = {
         "What each row is": table.facts_table(rows),
         "The paper's figures": paper_section(settings, rows),
+        "Out of domain": out_of_domain_section(run, settings, rows, plan["baseline"]),
         "Random heads": control_table(controls(cells, reference=reference or framed)) if framed else "",
         "Figures": figures,
         "Other metrics": table.other_tables(rows, baseline=plan["baseline"]),

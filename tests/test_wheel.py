@@ -169,7 +169,9 @@ class TestWheel:
             held = {name for name in opened.namelist() if ".dist-info/" not in name}
         sources = {file.relative_to(ROOT).as_posix() for file in (ROOT / "lofit").rglob("*.py")}
         expected = {name for name in sources if PurePosixPath("lofit/demo") not in PurePosixPath(name).parents}
-        assert held == expected | {"lofit/py.typed", "lofit/export/engines.csv"}
+        pages = {file.relative_to(ROOT).as_posix() for file in (ROOT / "lofit").rglob("*.yaml")}
+        assert held == expected | pages | {"lofit/py.typed", "lofit/export/engines.csv"}
+        assert "lofit/scoring/lm_eval_tasks/mmlu_val_local.yaml" in pages
         assert "lofit/storage/files.py" in held
 
     def test_it_asks_for_little(self, environment: Environment):

@@ -15,7 +15,7 @@ from lofit.models.shipped import SHIPPED
 from lofit.pages import find_page, page_names
 from lofit.settings import faults_in
 from lofit.tasks.user_data import HUB_ID
-from stages.params import effective
+from stages.params import effective, out_of_domain
 from stages.params.schema import GROUPS, Model, Params, Task
 from stages.params.yaml_file import read_yaml
 
@@ -167,6 +167,7 @@ def run_faults(params: Params) -> Iterator[str]:
         for task in tasks:
             yield from cell_faults(params, task, row)
     yield from comparison_faults(params)
+    yield from out_of_domain.faults(params)
     yield from study_faults(params)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lofit import methods, rankings, studies
 from lofit.models.identity import file_hash, folder_hash
 from lofit.storage.files import write_json
-from stages.params import effective
+from stages.params import effective, out_of_domain
 from stages.params.code import code_hash
 from stages.params.schema import Params
 from stages.paths import model_notes
@@ -48,6 +48,7 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
         },
         "comparisons": run.comparisons and run.comparisons.model_dump(),
         "kinds": {row: params.methods[row].kind for row in run.rows},
+        "out_of_domain": run.out_of_domain,
     }
     baseline = next((row for row in run.baselines if params.methods[row].kind == "none"), None)
     # The cards of adapters are made here.
@@ -168,6 +169,8 @@ def row_plans(params: Params, task: str, row: str) -> Iterator[tuple[tuple[str, 
         yield ("tune_bias", task, row), {**search_plan(fit, scoring), "code": code}
     files = files_hash(scoring["drift"] or "")
     yield ("evaluate", task, row), {"settings": scoring, "files": files, "code": code_hash("stages.evaluate")}
+    if row in params.run.out_of_domain:
+        yield ("out_of_domain", task, row), out_of_domain.plan(params.out_of_domain)
 
 
 def search_plan(fit: effective.Fit, scoring: dict[str, Any]) -> Plan:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from lofit.methods import lofit
 from lofit.rankings.scale_norm import ScaleSettings
 from lofit.settings import GGUF_PATTERN, Count, Name, RunName, Seed, Settings, Text
+from lofit.tasks.question_files import FOLDER
 from lofit.tasks.record import Options, Source
 
 GROUPS = ("baselines", "readers", "methods", "measured", "probed", "transfers", "controls")
@@ -66,6 +67,9 @@ class Run(Settings):
 
     transfers: list[Name]
     """Rows of LoFiT at heads that step 1 has chosen on another task."""
+
+    out_of_domain: list[Name] = Field(default_factory=list)
+    """Rows, of any list, that are asked the questions of other tasks, too: those of the block `out_of_domain`."""
 
     studies: list[Name] = Field(default_factory=list)
     """Pages of lofit/studies: figures and tables over these cells, each with a block in `studies`."""
@@ -200,11 +204,33 @@ class Row(Settings):
     evaluate: dict[str, Any] | None = None
 
 
+class OutOfDomain(Settings):
+    """How the rows of `run.out_of_domain` are scored on other tasks, by lm-evaluation-harness."""
+
+    tasks: list[Text] = Field(default_factory=list)
+    """Names that lm-eval knows, of those that come with lofit, or of `folder`."""
+
+    limit: Count | None = None
+    """The most questions of each task; null for all."""
+
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples before each question; null for what each task says."""
+
+    batch_size: Count = 16
+
+    files: Text = FOLDER
+    """A folder below data/: the files of the tasks that come with lofit."""
+
+    folder: Text | None = None
+    """A folder below data/: lm-eval YAML files of one's own, with the files that they read."""
+
+
 class Params(Settings):
     """The whole of params.yaml."""
 
     run: Run
     model: Model
+    out_of_domain: OutOfDomain = OutOfDomain()
     methods: dict[Name, Row]
     tasks: dict[Name, Task]
     studies: dict[Name, dict[str, Any]] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from benchmarks.measure import absolute, compared
 
 
 def test_log_probabilities_and_scores_are_those_of_lm_eval(setting):
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[out-of-domain]'")
     series = next(harness.beside_lm_eval(setting))
     results = []
     for variant in series.variants:
@@ -29,7 +29,7 @@ def test_without_lm_eval_there_is_lofit_alone_and_a_word(setting, monkeypatch, c
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     series = next(harness.beside_lm_eval(setting))
     assert [variant.name for variant in series.variants] == ["lofit"]
-    assert "pip install -e '.[lm-eval]'" in series.note
+    assert "pip install -e '.[out-of-domain]'" in series.note
     assert "lm-eval is not installed" in capsys.readouterr().out
 
 

@@ -178,7 +178,7 @@ def write_tiny_data(data: Path) -> None:
 
 def write_tiny_params(file: Path) -> None:
     params = yaml.safe_load(file.read_text())
-    others = {key: [] for key in ("readers", "measured", "probed", "controls", "transfers")}
+    others = {key: [] for key in ("readers", "measured", "probed", "controls", "transfers", "out_of_domain", "studies")}
     rows = {"baselines": ["base"], "methods": ["lofit"], **others}
     params["run"] = {"name": "tiny", "tasks": list(TASKS), "seeds": [1], **rows}
     params["model"]["name"] = "data/tiny_model"

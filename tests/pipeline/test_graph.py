@@ -184,6 +184,11 @@ def test_a_key_reaches_the_cells_that_listen_to_it(effect, key, value, cells):
 
 def test_every_cell_has_its_file_in_the_plan_and_every_stage_depends_on_one(tree):
     presets.apply(tree / "params.yaml", ROOT / "presets" / "all_methods.yaml")
+    other = tree / "other.yaml"
+    other.write_text(
+        "run: {out_of_domain: [base], studies: [seeds]}\nout_of_domain: {tasks: [mmlu]}\nstudies: {seeds: {}}\n"
+    )
+    presets.apply(tree / "params.yaml", other)
     try:
         written = {cell[0] for cell in dict(plans(load(tree / "params.yaml")))}
     finally:

@@ -102,7 +102,7 @@ def test_a_baseline_has_settings_by_task_and_arguments_of_a_fit(raw):
         ("model.dtype", "int8", "model.dtype: got 'int8'; expected 'float32', 'bfloat16', 'float16' or 'auto'"),
         ("model.name", "", "model.name: got ''; expected a text that is not blank"),
         ("model.revision", 5, "model.revision: got 5; expected a text"),
-        ("modle", {}, "modle: unknown key; expected run, model, methods, tasks, studies"),
+        ("modle", {}, "modle: unknown key; expected run, model, out_of_domain, methods, tasks, studies"),
         ("methods.lofit.kind", "lora", "methods.lofit.kind: got 'lora'; expected .*lofit, .*none.*"),
         (
             "methods.lofit.select_heads",
