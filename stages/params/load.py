@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lofit import methods, rankings, studies
+from lofit import methods, rankings
 from lofit.errors import LofitError
 from lofit.models.shipped import SHIPPED
 from lofit.pages import find_page, page_names
 from lofit.settings import faults_in
 from lofit.tasks.user_data import HUB_ID
-from stages.params import effective, out_of_domain
+from stages.params import effective, out_of_domain, studies
 from stages.params.schema import GROUPS, Model, Params, Task
 from stages.params.yaml_file import read_yaml
 
@@ -168,32 +168,7 @@ def run_faults(params: Params) -> Iterator[str]:
             yield from cell_faults(params, task, row)
     yield from comparison_faults(params)
     yield from out_of_domain.faults(params)
-    yield from study_faults(params)
-
-
-def study_faults(params: Params) -> Iterator[str]:
-    """Studies that there are not, or whose blocks are missing, faulty, or name what `run` does not compute."""
-    run = params.run
-    for study in (study for study in run.studies if run.studies.count(study) > 1):
-        yield f"run.studies: got {study!r} twice; expected each once"
-    for study in dict.fromkeys(run.studies):
-        if study not in studies.names():
-            yield f"run.studies: got {study!r}; expected {', '.join(studies.names())}"
-        elif study not in params.studies:
-            # DVC reads it, and stops at a key that is not there.
-            yield f"studies.{study}: missing; expected a block, {{}} for its defaults"
-        else:
-            try:
-                settings = studies.find(study).Settings.of(params.studies[study])
-            except LofitError as error:
-                yield from (f"studies.{study}.{fault}" for fault in str(error).splitlines())
-                continue
-            known = {"task": run.tasks, "row": run.rows}
-            for what, name in settings.named():
-                if name not in known[what]:
-                    yield f"studies.{study}: got the {what} {name!r}; expected {', '.join(known[what])}"
-            if not run.lofit_rows:
-                yield f"run.studies: got {study!r}; expected a row of LoFiT in run, which all studies show"
+    yield from studies.faults(params)
 
 
 def list_faults(params: Params, row: str) -> Iterator[str]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lofit import methods, rankings, studies
+from lofit import methods, rankings
 from lofit.models.identity import file_hash, folder_hash
 from lofit.storage.files import write_json
-from stages.params import effective, out_of_domain
+from stages.params import effective, out_of_domain, studies
 from stages.params.code import code_hash
 from stages.params.schema import Params
 from stages.paths import model_notes
@@ -56,7 +56,7 @@ def plans(params: Params) -> Iterator[tuple[tuple[str, ...], Plan]]:
     yield ("report",), {"settings": settings, "baseline": baseline, "code": code}
     cells = {key: settings[key] for key in ("model", "tasks", "seeds", "rows", "kinds")}
     for study in run.studies:
-        yield from study_plans(params, study, {"cells": cells, "baseline": baseline})
+        yield ("study", study), {**studies.plan(params, study), "cells": cells, "baseline": baseline}
     for task in run.tasks:
         yield from task_plans(params, task)
         for row in run.rows:
@@ -88,25 +88,6 @@ def task_plans(params: Params, task: str) -> Iterator[tuple[tuple[str, ...], Pla
     yield ("train_scales", task), {"needed": needed, "settings": scales, "code": code_hash("stages.train_scales")}
     read = {"needed": bool(run.readers or run.probed), "seed": block.preprocess.seed, "folds": block.preprocess.folds}
     yield ("collect_activations", task), {**read, "code": code_hash("stages.collect_activations")}
-
-
-def study_plans(params: Params, study: str, shared: Plan) -> Iterator[tuple[tuple[str, ...], Plan]]:
-    """The cell of a study."""
-    page = studies.find(study)
-    chosen = {
-        task: {row: effective.selection(params, task, row) for row in params.run.lofit_rows}
-        for task in params.run.tasks
-    }
-    choices = {
-        task: {
-            row: {"ranking": choice.ranking, "settings": choice.settings.model_dump(mode="json")}
-            for row, choice in rows.items()
-        }
-        for task, rows in chosen.items()
-    }
-    settings = page.Settings.of(params.studies[study]).model_dump(mode="json")
-    code = code_hash("stages.study", page.__name__)
-    yield ("study", study), {"settings": settings, "choices": choices, **shared, "code": code}
 
 
 def lengths(params: Params, task: str) -> dict[str, int]:

@@ -213,6 +213,31 @@ def test_a_fault_names_the_key_the_value_and_what_is_allowed(raw, key, value, fa
     assert re.fullmatch(f"params.yaml: {fault}", "\n".join(faults(raw)))
 
 
+@pytest.mark.parametrize(
+    ("run", "blocks", "fault"),
+    [
+        (["table_6"], {}, "run.studies: got 'table_6'; expected data_size, .*, seeds"),
+        (["overlap"], {}, "studies.overlap: missing; expected a block, {} for its defaults"),
+        (["overlap", "overlap"], {"overlap": {}}, "run.studies: got 'overlap' twice; expected each once"),
+        (["overlap"], {"overlap": {"row": "lofit"}}, "studies.overlap.row: unknown key; expected rows"),
+        (["k_sweep"], {"k_sweep": {"rows": ["lofit"]}}, r"studies.k_sweep.rows: got \['lofit'\]; expected at least .*"),
+        (
+            ["k_sweep"],
+            {"k_sweep": {"rows": ["lofit", "k_9"]}},
+            "studies.k_sweep: got the row 'k_9'; expected base, lofit, random_heads",
+        ),
+        (
+            ["data_size"],
+            {"data_size": {"series": {"line": ["mquake", "few"]}}},
+            "studies.data_size: got the task 'few'; expected truthfulqa, mquake, clutrr",
+        ),
+    ],
+)
+def test_a_faulty_study_is_named(raw, run, blocks, fault):
+    raw["run"]["studies"], raw["studies"] = run, blocks
+    assert re.fullmatch(f"params.yaml: {fault}", "\n".join(faults(raw)))
+
+
 @pytest.mark.parametrize("value", [True, 1.0])
 def test_a_fold_is_a_whole_number(raw, value):
     put(raw, "tasks.truthfulqa.preprocess.folds", [value])
