@@ -19,7 +19,7 @@ from lofit.storage.tables import read_norms, read_ranking, read_scores
 from lofit.storage.trials import read_trials
 from lofit.tasks.record import read_records
 from stages import paths
-from stages.cells import read_cells
+from stages.cells import SoFar, read_cells, with_rows
 from stages.command import Run, main
 from stages.costs import cost_of_cell
 from stages.mlflow_row import fitting_stage, selecting_stage
@@ -89,9 +89,9 @@ all settings that a row has searched, less those that had been tried before; sel
 """
 
 
-def report(run: Run) -> None:
+def report(run: Run, so_far: SoFar = False) -> None:
     plan = read_plan("report")
-    settings, out = plan["settings"], paths.reports_folder(run)
+    settings, out = with_rows(plan["settings"], so_far=so_far), paths.reports_folder(run)
     cells = read_cells(run, settings)
     size = read_json(paths.BASE_MODEL)["parameters"]
     rows: list[Row] = []
@@ -101,7 +101,7 @@ def report(run: Run) -> None:
     compared = compare(cells, reference=reference, methods=settings["comparisons"]["rows"]) if reference else []
     rows = with_comparisons(rows, compared)
     for task, block in settings["tasks"].items():
-        for row, seed in ((row, seed) for row in settings["rows"] for seed in settings["seeds"]):
+        for row, seed in ((row, seed) for row in settings["rows_of"][task] for seed in settings["seeds"]):
             release(task, seed, row, block["split"])
     framed = next(iter(settings["lofit_rows"]), None)
     draw_figures(out, settings, rows, plan["baseline"], framed)
@@ -151,7 +151,7 @@ def draw_figures(
     some = any(row.numbers for row in primary)
     nothing = plots.message("No row has numbers of its own.")
     plots.save(plots.pareto(primary, baseline=baseline, highlight=framed) if some else nothing, out / "pareto.png")
-    grids = [norms for task in settings["tasks"] if (norms := grid(settings, task, framed))]
+    grids = [norms for task in settings["tasks"] if framed and (norms := grid(settings, task, framed))]
     picture = plots.heat_maps(grids) if grids else plots.message("No row needs step 1, so it was not run.")
     plots.save(picture, out / "scale_norms.png")
 
@@ -163,7 +163,7 @@ def trials(settings: dict[str, Any]) -> dict[str, dict[str, list[list[dict[str, 
             row: [
                 some for seed in settings["seeds"] for some in read_trials(paths.trials_file(task, seed, row)).values()
             ]
-            for row in settings["rows"]
+            for row in settings["rows_of"][task]
         }
         for task in settings["tasks"]
     }
@@ -174,7 +174,7 @@ def wrong_answers(file: Path, settings: dict[str, Any], averaged: str) -> str:
     predictions = {
         task: {
             row: [one for seed in settings["seeds"] for one in read_jsonl(paths.predictions_file(task, seed, row))]
-            for row in settings["rows"]
+            for row in settings["rows_of"][task]
         }
         for task in settings["tasks"]
     }
@@ -191,7 +191,11 @@ def answers(file: Path, settings: dict[str, Any], baseline: str | None, row: str
     tasks = {
         task: (
             read_records(paths.data_folder(task), block["split"]),
-            {name: read_jsonl(paths.predictions_file(task, seed, name)) for name in rows},
+            {
+                name: read_jsonl(paths.predictions_file(task, seed, name))
+                for name in rows
+                if name in settings["rows_of"][task]
+            },
         )
         for task, block in settings["tasks"].items()
     }
@@ -218,11 +222,11 @@ def paper_section(settings: dict[str, Any], rows: list[Row]) -> str:
     return PAPER.format(table=compare_with_paper(found, rows, kinds))
 
 
-def grid(settings: dict[str, Any], task: str, framed: str | None) -> tuple | None:
+def grid(settings: dict[str, Any], task: str, framed: str) -> tuple | None:
     """A task's norms for the first fold of its first seed, with the heads to frame; None where step 1 was not run."""
     seed = settings["seeds"][0]
     norms = read_norms(paths.scales_folder(task, seed) / "norms.csv")
-    if not norms or framed is None:
+    if not norms or framed not in settings["rows_of"][task]:
         return None
     fold = min(norms)
     heads = read_ranking(paths.heads_file(task, seed, framed))
@@ -241,7 +245,7 @@ def write_costs(out: Path, settings: dict[str, Any]) -> None:
             ],
         )
         for task in settings["tasks"]
-        for row in settings["rows"]
+        for row in settings["rows_of"][task]
     ]
     if any(cost.training_seconds is not None for cost in costs):
         write_whole(out / "costs.md", COSTS.format(model=settings["model"], table=cost_table(costs)))

@@ -26,6 +26,7 @@ def out_of_domain_section(run: str, settings: dict[str, Any], rows: Sequence[Row
         task: {
             row: [read_question_scores(paths.out_of_domain_file(task, seed, row)) for seed in settings["seeds"]]
             for row in asked
+            if row in settings["rows_of"][task]
         }
         for task in settings["tasks"]
     }

@@ -15,7 +15,7 @@ from lofit.report.markdown import from_columns
 from lofit.report.plots import save
 from lofit.storage.files import read_json, write_whole
 from stages import paths
-from stages.cells import read_cells
+from stages.cells import SoFar, read_cells, with_rows
 from stages.command import Run, main
 from stages.plan import Plan, read_plan
 from stages.tracking import STUDIES, track
@@ -30,8 +30,9 @@ Model `{model}`. {words}
 """
 
 
-def study(name: Annotated[str, typer.Option(help="A page of lofit/studies.")], run: Run) -> None:
+def study(name: Annotated[str, typer.Option(help="A page of lofit/studies.")], run: Run, so_far: SoFar = False) -> None:
     plan = read_plan("study", name)
+    plan["cells"] = with_rows(plan["cells"], so_far=so_far)
     page = studies.find(name)
     with track(STUDIES, name, {"study": name, "run": run}) as tracker:
         with studied(name):

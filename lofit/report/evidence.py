@@ -92,14 +92,17 @@ class Evidence:
         return list(dict.fromkeys(row for rows in self.choices.values() for row in rows))
 
     def heads(self, task: str, row: str) -> dict[str, Heads]:
-        """The heads of each part of a row, by what tells the part from others: `seed 42`, `seed 42, fold 1`, ..."""
-        cells = self.cells[task][row]
+        """The heads of each part of a row, by what tells the part from others: `seed 42`, `seed 42, fold 1`, ...
+
+        Nothing for a row that the task lacks.
+        """
+        cells = self.cells[task].get(row, [])
         several = {
             "draw": len({draw for cell in cells for draw, _ in cell.heads}) > 1,
             "fold": len({fold for cell in cells for _, fold in cell.heads}) > 1,
         }
         found = {}
-        for seed, cell in zip(self.seeds, cells, strict=True):
+        for seed, cell in zip(self.seeds if cells else [], cells, strict=True):
             for (draw, fold), heads in sorted(cell.heads.items()):
                 parts = [f"seed {seed}", *([f"draw {draw}"] * several["draw"]), *([f"fold {fold}"] * several["fold"])]
                 found[", ".join(parts)] = frozenset(heads)

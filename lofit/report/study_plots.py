@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from textwrap import fill
 
 import numpy as np
@@ -201,7 +202,7 @@ def layer_bars(panels: Mapping[str, Mapping[str, np.ndarray]], *, caption: str) 
 def quarters(axes: Axes, layers: int) -> None:
     """Lines between the quarters of depth."""
     for quarter in (1, 2, 3):
-        axes.axvline(quarter * layers / 4 - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+        axes.axvline(ceil(quarter * layers / 4) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
 
 
 def errors(rows: Sequence[Row]) -> list[list[float]]:

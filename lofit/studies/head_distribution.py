@@ -24,6 +24,8 @@ def study(evidence: Evidence, settings: Settings) -> Study:
     for task in evidence.tasks:
         for row in settings.rows or evidence.rows_by_step_1():
             sets = list(evidence.heads(task, row).values())
+            if not sets:
+                continue
             layer_of = [[layer for layer, _ in heads] for heads in sets]
             counts = np.mean([np.bincount(of, minlength=layers) for of in layer_of], axis=0)
             panels.setdefault(task, {})[row] = counts

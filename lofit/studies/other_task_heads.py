@@ -33,7 +33,11 @@ def study(evidence: Evidence, settings: Settings) -> Study:
     rows = settings.rows or [row for row, choice in first.items() if choice.ranking == "from_task"]
     # A task's own heads, borrowed, are the row `own` once more.
     borrowed = {
-        task: {row: source for row in rows if (source := evidence.choices[task][row].settings["task"]) != task}
+        task: {
+            row: source
+            for row in rows
+            if row in evidence.cells[task] and (source := evidence.choices[task][row].settings["task"]) != task
+        }
         for task in evidence.tasks
     }
     if not any(borrowed.values()):

@@ -22,7 +22,7 @@ class Settings(StudySettings):
 def study(evidence: Evidence, settings: Settings) -> Study:
     panels, table = {}, []
     for task in evidence.tasks:
-        names = settings.rows or list(evidence.cells[task])
+        names = [name for name in settings.rows or evidence.cells[task] if name in evidence.cells[task]]
         dotted = {
             f"{name}, seed {seed}": [cell]
             for name in names

@@ -150,6 +150,8 @@ def test_heads_are_counted_by_layer_and_quarter_over_seeds():
     (line,) = study.table
     assert [line[f"quarter {at}"] for at in (1, 2, 3, 4)] == [1.0, 0.5, 0.0, 0.5]
     assert line["k"] == 2 and line["layers with heads"] == 3 and line["mean layer"] == (0 + 7 + 0 + 3) / 4
+    # Lines stand between layers: after the second, the fourth and the sixth of eight.
+    assert [line.get_xdata()[0] for line in study.figure.axes[0].lines] == [1.5, 3.5, 5.5]
     heights = [bar.get_height() for bar in study.figure.axes[0].patches]
     assert heights == [1, 0, 0, 0.5, 0, 0, 0, 0.5]
 
@@ -162,6 +164,8 @@ def test_quarters_of_a_model_whose_layers_four_does_not_divide_hold_every_layer_
         )  # fmt: skip
         (line,) = made("head_distribution", found).table
         quarters = [line[f"quarter {at}"] for at in (1, 2, 3, 4)]
+        drawn = [line.get_xdata()[0] + 0.5 for line in made("head_distribution", found).figure.axes[0].lines]
+        assert drawn == list(np.cumsum(quarters))[:3]
         assert sum(quarters) == layers and max(quarters) - min(quarters) <= 1
 
 
