@@ -105,13 +105,6 @@ def bench(
     measured: list[Series] = []
     rows: list[Row] = []
     faults: list[str] = []
-    for group in [only.value] if only else OF_PRETRAINED if model else OF_RANDOM:
-        for series in GROUPS[group](setting):
-            own, wrong = measure(series, setting, limits)
-            rows += own
-            faults += wrong
-            # What the variants hold, models and batches, is needed no more.
-            measured.append(Series(**{**vars(series), "variants": ()}))
     setup = (
         f"{name}: {layout.num_layers} layers x {config.hidden_size}, {layout.num_heads} heads of "
         f"{layout.head_dim}, vocabulary {config.vocab_size:,}, {'pretrained' if model else 'random'} weights, "
@@ -120,10 +113,18 @@ def bench(
         f"Questions: {texts.source}."
     )
     out = out or (Path("reports", name) if model else Path("reports"))
-    report = markdown(measured, rows, limits, setup=setup, repeats=repeats, tolerance=TOLERANCE[precision])
-    write_whole(out / "benchmark.md", report)
-    write_whole(out / "benchmark.csv", to_csv(rows, limits))
-    save(picture(measured, rows), out / "benchmark.png")
+    for group in [only.value] if only else OF_PRETRAINED if model else OF_RANDOM:
+        for series in GROUPS[group](setting):
+            own, wrong = measure(series, setting, limits)
+            rows += own
+            faults += wrong
+            # What the variants hold, models and batches, is needed no more.
+            measured.append(Series(**{**vars(series), "variants": ()}))
+            # After each series: the next one may take an hour, and be stopped.
+            report = markdown(measured, rows, limits, setup=setup, repeats=repeats, tolerance=TOLERANCE[precision])
+            write_whole(out / "benchmark.md", report)
+            write_whole(out / "benchmark.csv", to_csv(rows, limits))
+            save(picture(measured, rows), out / "benchmark.png")
     tqdm.write(f"{out / 'benchmark.md'}, benchmark.csv and benchmark.png: {len(rows)} rows")
     # Only now, as hours on a rented machine may lie behind it.
     if faults:
