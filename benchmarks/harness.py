@@ -21,7 +21,7 @@ BATCH = 16
 """Answers in one pass; lm-eval's own default is 1."""
 
 TASKS = ("truthfulqa_mc1", "truthfulqa_mc2")
-MISSING = "lm-eval is not installed, so that nothing stands beside lofit here: pip install -e '.[out-of-domain]'"
+MISSING = "lm-eval is not installed, so lofit is compared with nothing here: pip install -e '.[out-of-domain]'"
 
 Tasks = dict[str, Any]
 """lm-eval's tasks with their requests, by name."""

@@ -17,7 +17,7 @@ MORE = "+"
 """Behind a key: the list is added to, not replaced."""
 
 LIKE = "like"
-"""A key whose value names a block beside it, of which a copy is to be changed."""
+"""A key whose value names a block of the same parent, of which a copy is to be changed."""
 
 SLOT = {CommentedMap: 2, CommentedSeq: 0}
 """Where ruamel keeps the comment behind a value, in its entry for the value's key."""
@@ -57,7 +57,7 @@ def apply(params: Path, preset: Path) -> list[str]:
     """Merge `preset` into `params`, comments kept, and say what has changed, as `key: old -> new`.
 
     Blocks are merged key by key; anything else is replaced, lists as a whole; keys that `params` lacks are added. A key
-    `rows+` adds to the list `rows`. A block with `like: other` begins as a copy of the block `other` beside it. Nothing
+    `rows+` adds to the list `rows`. A block with `like: other` begins as a copy of the block `other` there. Nothing
     is written where the result would not be valid.
 
     Raises:
