@@ -1,7 +1,5 @@
 """Stage report: the tables and figures over all cells, and the adapters with their scores in their cards."""
 
-import csv
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from lofit.report.answers import SHOWN, answer_tables
 from lofit.report.comparison import compare, with_comparisons
 from lofit.report.controls import control_table, controls
 from lofit.report.costs import cost_csv, cost_of, cost_table
+from lofit.report.csv_file import write_csv
 from lofit.report.paper import compare_with_paper, read_figures
 from lofit.report.rows import Row, primary_rows, rows_of_task
 from lofit.report.trials import trial_tables
@@ -250,12 +249,6 @@ def write_costs(out: Path, settings: dict[str, Any]) -> None:
     if any(cost.training_seconds is not None for cost in costs):
         write_whole(out / "costs.md", COSTS.format(model=settings["model"], table=cost_table(costs)))
         write_csv(out / "costs.csv", cost_csv(costs))
-
-
-def write_csv(file: Path, rows: list[list[str]]) -> None:
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(file, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """Stage study: what the finished cells say on one question of the paper, as a table and a figure."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import StringIO
 from typing import Annotated, Any
 
 import typer
 
 from lofit import studies
 from lofit.errors import LofitError
+from lofit.report.csv_file import write_csv
 from lofit.report.evidence import Choice, Evidence
 from lofit.report.markdown import from_columns
 from lofit.report.plots import save
@@ -50,11 +49,7 @@ def study(name: Annotated[str, typer.Option(help="A page of lofit/studies.")], r
             tables="\n\n".join(map(from_columns, filter(None, (made.short, columns)))),
         )
         write_whole(folder / f"{name}.md", text)
-        content = StringIO()
-        writer = csv.DictWriter(content, list(made.table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: exact(value) for key, value in line.items()} for line in made.table)
-        write_whole(folder / f"{name}.csv", content.getvalue())
+        write_csv(folder / f"{name}.csv", [list(made.table[0]), *(map(exact, line.values()) for line in made.table)])
         tracker.artifact(figure, "studies")
         tracker.artifact(folder / f"{name}.csv", "studies")
 
